@@ -1,0 +1,1 @@
+"""A function becomes a Graph, a Graph becomes a function."""

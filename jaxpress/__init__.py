@@ -1,0 +1,1 @@
+"""Capture, rewrite and render JAX functions as graphs."""

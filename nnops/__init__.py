@@ -1,0 +1,1 @@
+"""Neural network operations as named JAX primitives."""

@@ -1,0 +1,1 @@
+"""Kernels: the ways to compute a named op."""

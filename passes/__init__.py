@@ -1,0 +1,1 @@
+"""Graph to Graph: rules, passes and pipelines."""
