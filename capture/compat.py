@@ -1,0 +1,244 @@
+"""Everything that differs between JAX versions, and every use of JAX's private modules.
+
+No other file of jaxpress touches ``jax._src`` or asks for JAX's version. Two lines of JAX are
+supported: 0.10 (where ``ClosedJaxpr`` is a class of its own) and 0.12 (where it is ``Jaxpr``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax._src import core as _core
+from jax._src import source_info_util as _source_info_util
+from jax._src.interpreters import partial_eval as _pe
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
+
+__all__ = [
+    "CALL_NAMES",
+    "CUSTOM_JVP_NAMES",
+    "CUSTOM_VJP_NAMES",
+    "JIT_NAMES",
+    "REMAT_NAMES",
+    "ClosedJaxpr",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Primitive",
+    "Var",
+    "as_closed",
+    "bind",
+    "bodies_in_params",
+    "closed_parts",
+    "context_key",
+    "custom_jvp_rule",
+    "enable_x64",
+    "is_body",
+    "is_open_body",
+    "jit_is_plain",
+    "outside_trace",
+    "provenance",
+    "scan_counts",
+    "source_frames",
+    "trace_closed",
+    "under_trace",
+    "with_constants",
+]
+
+# A thing may have had several names; all of them are answered to.
+JIT_NAMES = frozenset({"jit", "pjit"})
+CALL_NAMES = frozenset({"closed_call", "core_call", "call", "core_closed_call", "eval_jaxpr"})
+REMAT_NAMES = frozenset({"remat2", "remat", "checkpoint"})
+CUSTOM_JVP_NAMES = frozenset({"custom_jvp_call"})
+CUSTOM_VJP_NAMES = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
+
+_JAXPR_CLASSES_ARE_ONE = ClosedJaxpr is Jaxpr
+
+
+def closed_parts(body: Any) -> tuple[Any, list[Any]]:
+    """The open jaxpr of ``body`` and its constants, whichever kind it is.
+
+    On JAX 0.12 constants may sit in front of the inputs of one class; there the returned jaxpr's
+    ``constvars`` are those first variables.
+    """
+    if _JAXPR_CLASSES_ARE_ONE or isinstance(body, ClosedJaxpr):
+        return body.jaxpr, list(body.consts)
+    return body, []
+
+
+def body_constvars(body: Any) -> list[Any]:
+    """The variables that stand for ``body``'s constants."""
+    jaxpr, consts = closed_parts(body)
+    if _JAXPR_CLASSES_ARE_ONE:
+        return list(jaxpr.all_invars[: len(consts)])
+    return list(jaxpr.constvars)
+
+
+def as_closed(body: Any) -> Any:
+    """``body`` as a ``ClosedJaxpr``; an open jaxpr without constants is closed over none."""
+    if _JAXPR_CLASSES_ARE_ONE or isinstance(body, ClosedJaxpr):
+        return body
+    return ClosedJaxpr(body, ())
+
+
+def is_body(x: Any) -> bool:
+    """Whether ``x`` is a jaxpr, open or closed."""
+    return isinstance(x, Jaxpr | ClosedJaxpr)
+
+
+def is_open_body(x: Any) -> bool:
+    """Whether ``x`` is a jaxpr that cannot carry constants of its own."""
+    return isinstance(x, Jaxpr) and not (_JAXPR_CLASSES_ARE_ONE and x.consts)
+
+
+def bodies_in_params(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every jaxpr in an equation's parameters as ``(where, jaxpr)``, in a stable order.
+
+    ``where`` reads ``"jaxpr"``, or ``"branches[1]"`` inside a sequence.
+    """
+    for key, value in params.items():
+        if isinstance(value, Jaxpr | ClosedJaxpr):
+            yield key, value
+        elif isinstance(value, tuple | list):
+            for i, item in enumerate(value):
+                if isinstance(item, Jaxpr | ClosedJaxpr):
+                    yield f"{key}[{i}]", item
+
+
+def replace_body(old: Any, new_closed: Any) -> Any:
+    """``new_closed`` as the kind of jaxpr that ``old`` is; ``None`` where that is impossible."""
+    jaxpr, consts = closed_parts(new_closed)
+    if _JAXPR_CLASSES_ARE_ONE:
+        return None if (consts and not old.consts) else new_closed
+    if isinstance(old, ClosedJaxpr):
+        return new_closed
+    return None if consts else jaxpr
+
+
+def with_constants(closed: Any, constants: Sequence[Any]) -> Any:
+    """A closed jaxpr whose first ``len(constants)`` inputs have become its constants."""
+    if not constants:
+        return closed
+    if _JAXPR_CLASSES_ARE_ONE:
+        return closed.with_consts(list(constants))
+    jaxpr = _pe.convert_invars_to_constvars(closed.jaxpr, len(constants))
+    return ClosedJaxpr(jaxpr, list(constants))
+
+
+def with_debug_names(closed: Any, arg_names: tuple[str, ...], result_paths: tuple[str, ...]) -> Any:
+    """``closed`` with its inputs' and outputs' names set in JAX's debug information."""
+    jaxpr = closed if _JAXPR_CLASSES_ARE_ONE else closed.jaxpr
+    info = jaxpr.debug_info
+    if len(arg_names) != len(info.arg_names or ()) or not result_paths:
+        return closed
+    info = info._replace(arg_names=arg_names, result_paths=result_paths)
+    renamed = jaxpr.replace(debug_info=info)
+    return renamed if _JAXPR_CLASSES_ARE_ONE else ClosedJaxpr(renamed, closed.consts)
+
+
+def trace_closed(fn: Callable[..., Any], avals: Sequence[Any]) -> Any:
+    """Trace ``fn`` over flat ``avals`` (raw avals, keys and refs included) to a closed jaxpr."""
+    return jax.make_jaxpr(fn)(*avals)
+
+
+def bind(primitive: Any, inputs: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    """Bind one equation's primitive and return its outputs as a list."""
+    out = primitive.bind(*inputs, **primitive.get_bind_params(params))
+    return list(out) if primitive.multiple_results else [out]
+
+
+@contextlib.contextmanager
+def provenance(source_info: Any, ctx: Any) -> Iterator[None]:
+    """Bind under the source line, name stack and context that an equation was traced with."""
+    stack = source_info_util.current_name_stack() + source_info.name_stack
+    with (
+        source_info_util.user_context(source_info.traceback, name_stack=stack),
+        ctx.manager,
+    ):
+        yield
+
+
+def source_frames(source_info: Any) -> Iterator[tuple[str, int, str]]:
+    """The frames of an equation's traceback outside JAX, innermost first: file, line, function."""
+    traceback = source_info.traceback
+    if traceback is None:
+        return
+    for frame in _source_info_util.user_frames(traceback):
+        yield frame.file_name, frame.start_line, frame.function_name
+
+
+def register_framework_file(path: str) -> None:
+    """Leave the files under ``path`` out of the lines that JAX calls the user's."""
+    source_info_util.register_exclusion(path)
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and how many carried values a ``scan`` equation takes."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry = params["ft_in"].unpack()[:2]
+    return len(consts), len(carry)
+
+
+def jit_is_plain(params: dict[str, Any]) -> bool:
+    """Whether a ``jit`` equation asks nothing that is lost when its body is inlined.
+
+    Shardings, layouts, donation and compiler options belong to the call; an equation that has
+    any stays as it is.
+    """
+    unset = all(
+        type(s).__name__ == "UnspecifiedValue"
+        for s in (*params.get("in_shardings", ()), *params.get("out_shardings", ()))
+    )
+    layouts = (*(params.get("in_layouts") or ()), *(params.get("out_layouts") or ()))
+    return (
+        unset
+        and all(layout is None for layout in layouts)
+        and not any(params.get("donated_invars", ()))
+        and not params.get("compiler_options_kvs", ())
+    )
+
+
+def custom_jvp_rule(params: dict[str, Any], n_inputs: int) -> tuple[Any, Any]:
+    """The derivative rule of a ``custom_jvp_call`` as ``(closed jaxpr, zero outputs)``.
+
+    The jaxpr takes primals and then tangents, none of them symbolically zero.
+    """
+    jaxpr, consts, zeros = params["jvp_jaxpr_fun"].call_wrapped(*([False] * n_inputs))
+    if _JAXPR_CLASSES_ARE_ONE:
+        return (jaxpr.with_consts(list(consts)) if consts else jaxpr), tuple(zeros)
+    return ClosedJaxpr(jaxpr, consts), tuple(zeros)
+
+
+def under_trace() -> bool:
+    """Whether JAX is tracing right now (inside ``jit``, ``grad``, ``vmap``, ...)."""
+    return not _core.trace_state_clean()
+
+
+def outside_trace() -> contextlib.AbstractContextManager[Any]:
+    """Run concretely, even while an outer function is traced. Inputs must be concrete."""
+    return jax.ensure_compile_time_eval()
+
+
+def is_tracer(x: Any) -> bool:
+    """Whether ``x`` is a JAX tracer."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def enable_x64(enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """A context with 64-bit types switched on or off."""
+    return jax.enable_x64(enabled)
+
+
+def context_key() -> tuple[Any, ...]:
+    """What the result of a trace depends on besides its function and avals."""
+    config = jax.config
+    return (
+        config.jax_enable_x64,
+        config.jax_numpy_dtype_promotion,
+        config.jax_default_matmul_precision,
+        jax.sharding.get_abstract_mesh(),
+    )

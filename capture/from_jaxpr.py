@@ -1,0 +1,92 @@
+"""A jaxpr becomes a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxpress.capture import compat
+from jaxpress.capture.graph import Bodies, Graph, Literal, Node, Value
+from jaxpress.capture.signature import Signature
+
+__all__ = ["graph_of_body", "graph_of_jaxpr"]
+
+
+def graph_of_jaxpr(
+    closed: Any,
+    name: str = "jaxpr",
+    *,
+    signature: Signature | None = None,
+    memo: dict[int, Any] | None = None,
+) -> Graph:
+    """Capture a (closed) jaxpr. Nested bodies are captured when they are first looked at.
+
+    Args:
+      closed: a jaxpr; an open one may have no constants.
+      name: what to call the graph.
+      signature: the function's pytrees, for a whole function.
+      memo: bodies captured so far, by identity: a jaxpr is a DAG, and a body that several
+        equations share becomes one graph.
+    """
+    jaxpr, consts = compat.closed_parts(closed)
+    memo = {} if memo is None else memo
+    env: dict[Any, Value] = {}
+    counter = 0
+
+    constants: dict[Value, Any] = {}
+    by_identity: dict[int, Value] = {}
+    for i, (var, const) in enumerate(zip(jaxpr.constvars, consts, strict=False)):
+        # The same array closed over twice is one constant.
+        value = by_identity.get(id(const))
+        if value is None or value.aval != var.aval:
+            value = by_identity[id(const)] = Value(f"const{i}", var.aval)
+            constants[value] = const
+        env[var] = value
+
+    # Variables that an open jaxpr calls constants, but whose arrays come from outside.
+    free = jaxpr.constvars[len(consts) :]
+    names = signature.arg_names if signature is not None else ()
+    inputs = []
+    for i, var in enumerate((*free, *jaxpr.invars)):
+        value = Value(names[i] if i < len(names) else f"in{i}", var.aval)
+        env[var] = value
+        inputs.append(value)
+
+    literal = compat.Literal
+
+    def read(atom: Any) -> Value:
+        return Literal(atom.val, atom.aval) if isinstance(atom, literal) else env[atom]
+
+    nodes = []
+    for eqn in jaxpr.eqns:
+        primitive = eqn.primitive
+        ins = tuple([read(atom) for atom in eqn.invars])
+        outs = []
+        for var in eqn.outvars:
+            value = env[var] = Value(f"{primitive.name}_{counter}", var.aval)
+            counter += 1
+            outs.append(value)
+        has_body = next(compat.bodies_in_params(eqn.params), None) is not None
+        nodes.append(
+            Node(
+                primitive,
+                ins,
+                tuple(outs),
+                eqn.params,
+                effects=eqn.effects,
+                ctx=eqn.ctx,
+                source_info=eqn.source_info,
+                bodies=Bodies(memo=memo) if has_body else None,
+            )
+        )
+    outputs = [read(atom) for atom in jaxpr.outvars]
+    return Graph(name, inputs, nodes, outputs, constants, signature=signature, next_id=counter)
+
+
+def graph_of_body(body: Any, where: str, memo: dict[int, Any] | None) -> Graph:
+    """The graph of a nested jaxpr, shared between the equations that share it."""
+    memo = {} if memo is None else memo
+    key = (id(body), where)
+    if key not in memo:
+        # The body is kept beside its graph, so that its identity is not given to another.
+        memo[key] = (body, graph_of_jaxpr(body, where, memo=memo))
+    return memo[key][1]

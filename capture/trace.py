@@ -1,0 +1,110 @@
+"""A Python function becomes a graph."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxpress.capture.errors import ArgumentError, TraceError
+from jaxpress.capture.from_jaxpr import graph_of_jaxpr
+from jaxpress.capture.graph import Graph
+from jaxpress.capture.signature import Signature
+
+__all__ = ["trace"]
+
+_CONCRETE_VALUE_ERRORS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.UnexpectedTracerError,
+)
+
+
+def trace(
+    fn: Callable[..., Any],
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+) -> Callable[..., Graph]:
+    """Return a function that captures ``fn`` as a :class:`Graph` for given arguments.
+
+    Nothing is computed: arguments may be arrays or ``jax.ShapeDtypeStruct``. Closed-over arrays
+    become the graph's named constants.
+
+    Args:
+      fn: any function that JAX can trace, from any library.
+      static_argnums: positions of arguments that are Python values, not arrays.
+      static_argnames: names of such keyword arguments.
+
+    Returns:
+      ``capture(*args, **kwargs) -> Graph``.
+
+    Raises:
+      TraceError: from the returned function, where ``fn`` asks for a concrete value of a traced
+        array. An error that ``fn`` itself raises passes through.
+
+    >>> import jax.numpy as jnp
+    >>> graph = trace(lambda x: jnp.tanh(x) + 1.0)(jnp.zeros(3))
+    >>> graph.count()
+    Counter({'tanh': 1, 'add': 1})
+    """
+    if not callable(fn):
+        raise ArgumentError(f"trace takes a function, got {type(fn).__name__}: {fn!r}")
+    nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+
+    @functools.wraps(fn, updated=())
+    def capture(*args: Any, **kwargs: Any) -> Graph:
+        static_args = {i % len(args): args[i] for i in nums if -len(args) <= i < len(args)}
+        static_kwargs = {k: kwargs[k] for k in names if k in kwargs}
+        dynamic_args = tuple(a for i, a in enumerate(args) if i not in static_args)
+        dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in static_kwargs}
+        target = functools.partial(fn, **static_kwargs) if static_kwargs else fn
+        name = function_name(fn)
+        make = jax.make_jaxpr(target, static_argnums=tuple(static_args), return_shape=True)
+        try:
+            closed, out_shape = make(*args, **dynamic_kwargs)
+        except _CONCRETE_VALUE_ERRORS as error:
+            raise TraceError(_explain(name, error)) from error
+        flat, in_tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
+        info = closed.jaxpr.debug_info
+        signature = Signature(
+            function=name,
+            in_tree=in_tree,
+            out_tree=jax.tree_util.tree_structure(out_shape),
+            arg_names=_names(info.arg_names, "arg", len(flat)),
+            result_paths=_names(info.result_paths, "result", len(closed.jaxpr.outvars)),
+            static_args=static_args,
+            static_kwargs=static_kwargs,
+        )
+        return graph_of_jaxpr(closed, name, signature=signature)
+
+    return capture
+
+
+def function_name(fn: Any) -> str:
+    """A readable name for any callable: a bound model's is its class's."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
+def _names(given: Sequence[str | None] | None, stem: str, n: int) -> tuple[str, ...]:
+    given = tuple(given or ())
+    if len(given) != n:
+        given = (None,) * n
+    return tuple(name or f"{stem}{i}" for i, name in enumerate(given))
+
+
+def _explain(name: str, error: Exception) -> str:
+    first = str(error).strip().split("\n", 1)[0]
+    return (
+        f"{name} cannot be traced: {first}\n"
+        "Its Python code needs the value of an array that is only known when it runs. Use "
+        "jnp.where or lax.cond for a branch on data, or pass the argument as static "
+        "(static_argnums, static_argnames) if it is a setting."
+    )
