@@ -1,1 +1,1 @@
-"""Kernels: the ways to compute a named op."""
+"""Other ways to compute named ops; each is tested against the op's reference."""

@@ -1,0 +1,39 @@
+"""What the activations share: one operand, any shape, the jax.nn function as reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxpress.nnops.activation_spec import static_value
+from jaxpress.nnops.define import OpDef, define, same_batch
+
+__all__ = ["apply", "elementwise"]
+
+
+def elementwise(
+    name: str, reference: Callable[..., Any], defaults: Mapping[str, Any] | None = None
+) -> OpDef:
+    """Defines an elementwise op of the operand ``x``; ``vmap`` of it is the same op.
+
+    Args:
+        name: the op's name.
+        reference: the plain function, called as ``reference(x, **params)``.
+        defaults: its static parameters, floats or bools.
+
+    Returns:
+        The definition.
+    """
+    return define(name, reference, defaults=defaults, batch=same_batch)
+
+
+def apply(op: OpDef, x: Any, **params: Any) -> Any:
+    """Binds an elementwise op to anything array-like.
+
+    Raises:
+        OpTypeError: a parameter is no static number.
+    """
+    static = {k: static_value(op.name, k, v, op.defaults[k]) for k, v in params.items()}
+    return op.rebind({"x": jnp.asarray(x)}, **static)
