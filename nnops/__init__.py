@@ -5,10 +5,13 @@ JAX transformation as the plain function that defines it.
 """
 
 from jaxpress.nnops.activation_spec import Activation, activation_names, to_activation
+from jaxpress.nnops.batch_norm import batch_norm
 from jaxpress.nnops.conv import conv
-from jaxpress.nnops.define import Kernel, OpDef, define, ops, registry
+from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense
 from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.opdef import Kernel, OpDef, ops, registry
+from jaxpress.nnops.pooling import avg_pool, max_pool
 from jaxpress.nnops.rectifiers import (
     hard_sigmoid,
     hard_silu,
@@ -43,6 +46,8 @@ __all__ = [
     "OpError",
     "OpTypeError",
     "activation_names",
+    "avg_pool",
+    "batch_norm",
     "celu",
     "conv",
     "define",
@@ -57,6 +62,7 @@ __all__ = [
     "leaky_relu",
     "log_sigmoid",
     "log_softmax",
+    "max_pool",
     "mish",
     "ops",
     "registry",

@@ -11,7 +11,14 @@ from jax import lax
 
 from jaxpress.nnops.errors import OpError, OpTypeError
 
-__all__ = ["check_operands", "layout", "per_dimension", "resolve_padding", "specs"]
+__all__ = [
+    "check_operands",
+    "explicit_padding",
+    "layout",
+    "per_dimension",
+    "resolve_padding",
+    "specs",
+]
 
 _LETTERS = {0: "", 1: "W", 2: "HW", 3: "DHW"}
 
@@ -182,7 +189,7 @@ def resolve_padding(
         (w.shape[i] - 1) * d + 1 for i, d in zip(numbers.rhs_spec[2:], dilation, strict=True)
     ]
     if not isinstance(padding, str):
-        return _explicit(padding, len(sizes))
+        return explicit_padding(padding, len(sizes))
     name = padding.upper()
     if transposed and name in ("SAME", "VALID"):
         return tuple(map(_transposed_pair, extents, strides, [name] * len(sizes)))
@@ -210,22 +217,28 @@ def _transposed_pair(extent: int, stride: int, name: str) -> tuple[int, int]:
     return low, total - low
 
 
-def _explicit(padding: Any, rank: int) -> tuple[tuple[Any, Any], ...]:
+def explicit_padding(padding: Any, rank: int, op: str = "conv") -> tuple[tuple[Any, Any], ...]:
+    """Numbers as pairs (low, high) of each dimension.
+
+    Raises:
+        OpError: there are more or fewer than ``rank``.
+        OpTypeError: one is no integer.
+    """
     given = tuple(padding) if isinstance(padding, Iterable) else (padding,) * rank
     pairs = tuple(tuple(p) if isinstance(p, Iterable) else (p, p) for p in given)
     if len(pairs) != rank or any(len(p) != 2 for p in pairs):
         raise OpError(
-            "conv",
+            op,
             f"padding is {padding!r}",
             mend=f"give a name, an integer, or {rank} integers or pairs (low, high)",
         )
-    return tuple((_dim(low), _dim(high)) for low, high in pairs)
+    return tuple((_dim(low, op), _dim(high, op)) for low, high in pairs)
 
 
-def _dim(value: Any) -> Any:
+def _dim(value: Any, op: str) -> Any:
     if jax.export.is_symbolic_dim(value):
         return value
     try:
         return operator.index(value)
     except TypeError as error:
-        raise OpTypeError("conv", f"padding holds {value!r}", mend="give integers") from error
+        raise OpTypeError(op, f"padding holds {value!r}", mend="give integers") from error

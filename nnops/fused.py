@@ -15,14 +15,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.activation_spec import to_activation
-from jaxpress.nnops.define import Kernel, OpDef, define, general_batch, is_zero, zero_like
+from jaxpress.nnops.define import define
 from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.opdef import Kernel, OpDef
+from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
 __all__ = ["as_arrays", "canonical_precision", "define_fused", "fused_call"]
 
 OPERANDS = ("x", "w", "b", "residual")
 
 Core = Callable[..., Any]
+
+
+def _configured_precision() -> str | None:
+    config: Any = jax.config
+    return config.jax_default_matmul_precision
 
 
 def canonical_precision(precision: Any, op: str) -> Any:
@@ -39,7 +46,7 @@ def canonical_precision(precision: Any, op: str) -> Any:
         OpError: it is none of these.
     """
     if precision is None:
-        precision = jax.config.jax_default_matmul_precision
+        precision = _configured_precision()
         if precision is None:
             return None
     if isinstance(precision, lax.DotAlgorithm | lax.DotAlgorithmPreset):
@@ -99,7 +106,7 @@ def define_fused(
             activation = params.pop("activation")
             check(x, w, params)
             # What a parameter of None means was settled when the op was bound.
-            if jax.config.jax_default_matmul_precision is None:
+            if _configured_precision() is None:
                 z = core(x, w, **params)
             else:
                 with jax.default_matmul_precision(None):  # type: ignore[arg-type]
@@ -142,10 +149,10 @@ def define_fused(
         """``b + residual`` in z's shape; z itself is not read."""
 
         def add(z: Any, b: Any, residual: Any) -> Any:
-            out = None if b is None else _along(b, features_axis(params), z.ndim)
-            if residual is not None:
-                out = residual if out is None else out + residual
-            return jnp.broadcast_to(out, z.shape)
+            if b is None:
+                return residual
+            b = _along(b, features_axis(params), z.ndim)
+            return jnp.broadcast_to(b, z.shape) if residual is None else b + residual
 
         return _over_levels(op, add, params)(z, b, residual)
 

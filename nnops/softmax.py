@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from jaxpress.nnops.define import OpDef, define, is_zero, leading_batch, zero_like
+from jaxpress.nnops.define import define
 from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.transforms import is_zero, leading_batch, zero_like
 
 __all__ = ["glu", "log_softmax", "softmax"]
 

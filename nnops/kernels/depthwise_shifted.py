@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.conv_geometry import specs
-from jaxpress.nnops.define import Kernel
 from jaxpress.nnops.kernels.windows import shifted_slices, window_positions
+from jaxpress.nnops.opdef import Kernel
 
 __all__ = ["DEPTHWISE_SHIFTED", "depthwise_shifted"]
 
@@ -63,12 +63,14 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
         window_positions(*of) for of in zip(x.shape, window, strides, dilation, pads, strict=True)
     ]
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in pads])
-    # (taps..., features): rows of the kernel in the order of x's axes.
+    # (taps, features): rows of the kernel, in the order in which the slices come.
     order = sorted(range(len(lhs) - 2), key=lambda i: lhs[2 + i])
-    rows = lax.transpose(w, [*(rhs[2 + i] for i in order), features, rhs[1]])[..., 0]
+    rows = lax.transpose(w, [*(rhs[2 + i] for i in order), features, rhs[1]])
+    rows = rows.reshape(-1, w.shape[features]).astype(sum_dtype)
     total = None
-    for tap, seen in shifted_slices(padded, window, strides, dilation, counts):
-        row = rows[tuple(tap[lhs[2 + i]] for i in order)].astype(sum_dtype)
+    slices = shifted_slices(padded, window, strides, dilation, counts)
+    for tap, seen in enumerate(slices):
+        row = lax.index_in_dim(rows, tap, keepdims=False)
         seen = seen.astype(sum_dtype)
         if multiplier == 1:
             row = lax.expand_dims(row, [i for i in range(x.ndim) if i != channels])

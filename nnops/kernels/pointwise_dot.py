@@ -8,7 +8,7 @@ from typing import Any
 from jax import lax
 
 from jaxpress.nnops.conv_geometry import specs
-from jaxpress.nnops.define import Kernel
+from jaxpress.nnops.opdef import Kernel
 
 __all__ = ["POINTWISE_DOT", "pointwise_dot"]
 

@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-from jax import lax
+from jax import core, lax
 
 __all__ = ["shifted_slices", "window_positions"]
 
@@ -17,7 +16,7 @@ def window_positions(size: Any, window: int, stride: int, dilation: int, pair: A
     if window == stride == 1 and tuple(pair) == (0, 0):
         return size
     room = size + pair[0] + pair[1] - ((window - 1) * dilation + 1)
-    return jax.core.max_dim(room // stride + 1, 0)
+    return core.max_dim(room // stride + 1, 0)
 
 
 def shifted_slices(
@@ -26,8 +25,8 @@ def shifted_slices(
     strides: Sequence[int],
     dilation: Sequence[int],
     counts: Sequence[Any],
-) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """For each tap of a full-rank window: its index, and what it sees at every position.
+) -> Iterator[Any]:
+    """What each tap of a full-rank window sees at every position; the last axis's taps run first.
 
     Args:
         x: the padded array.
@@ -37,11 +36,11 @@ def shifted_slices(
         counts: positions along each axis.
 
     Yields:
-        Pairs of tap index and an array of shape ``counts``.
+        Arrays of shape ``counts``.
     """
     for tap in itertools.product(*map(range, window)):
         starts = [t * d for t, d in zip(tap, dilation, strict=True)]
         limits = [
             s + (n - 1) * step + 1 for s, n, step in zip(starts, counts, strides, strict=True)
         ]
-        yield tap, lax.slice(x, starts, limits, strides)
+        yield lax.slice(x, starts, limits, strides)

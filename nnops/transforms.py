@@ -1,0 +1,111 @@
+"""How a named op is differentiated, transposed and batched unless it has a rule of its own.
+
+Every rule takes the op's definition, two lists that run along its operands, and its parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import ad
+
+from jaxpress.nnops.opdef import REFERENCE, OpDef
+
+__all__ = [
+    "general_batch",
+    "general_jvp",
+    "is_zero",
+    "leading_batch",
+    "linear_jvp",
+    "same_batch",
+    "transpose",
+    "zero_like",
+]
+
+
+def is_zero(tangent: Any) -> bool:
+    """Whether ``tangent`` is JAX's symbolic zero."""
+    return type(tangent) is ad.Zero
+
+
+def zero_like(primal: Any) -> Any:
+    """The symbolic zero tangent of ``primal``."""
+    return ad.Zero(jax.typeof(primal).to_tangent_aval())
+
+
+def general_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    """The op itself for the value, ``jax.jvp`` of its reference for the tangent."""
+    out = op.primitive.bind(*primals, **params)
+    live = [i for i, t in enumerate(tangents) if not is_zero(t)]
+    outs = out if op.primitive.multiple_results else [out]
+    douts = [zero_like(o) for o in outs]
+    if live:
+        fn = op.implementation({**params, "kernel": REFERENCE})
+
+        def of_live(*arrays: Any) -> Any:
+            full = list(primals)
+            for i, array in zip(live, arrays, strict=True):
+                full[i] = array
+            return fn(*full)
+
+        _, given = jax.jvp(of_live, [primals[i] for i in live], [tangents[i] for i in live])
+        given = given if op.primitive.multiple_results else [given]
+        # Tangents of integers are float0 arrays outside, symbolic zeros inside a rule.
+        douts = [
+            g if g.dtype != jax.dtypes.float0 else d for g, d in zip(given, douts, strict=True)
+        ]
+    return (outs, douts) if op.primitive.multiple_results else (out, douts[0])
+
+
+def linear_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    """For an op that is linear in all its operands together: the op itself for both."""
+    out = op.primitive.bind(*primals, **params)
+    if all(is_zero(t) for t in tangents):
+        return out, zero_like(out)
+    return out, op.primitive.bind(*map(ad.instantiate_zeros, tangents), **params)
+
+
+def general_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
+    """The same primitive with the mapped axes on record, so that the name survives ``vmap``."""
+    params = dict(params)
+    levels = (*params.pop("mapped", ()), tuple(axes))
+    out = op.primitive.bind(*args, mapped=levels, **params)
+    return out, [0] * len(out) if op.primitive.multiple_results else 0
+
+
+def same_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
+    """For elementwise ops of one operand: the same primitive, the axis where it was."""
+    return op.primitive.bind(*args, **params), axes[0]
+
+
+def leading_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
+    """For ops of one operand that count axes from the end: the mapped axis goes to the front."""
+    return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), 0
+
+
+def transpose(op: OpDef, cotangent: Any, args: Any, params: dict[str, Any]) -> list[Any]:
+    """``jax.linear_transpose`` of the chosen kernel in the operands that are undefined."""
+    unknown = [i for i, a in enumerate(args) if ad.is_undefined_primal(a)]
+    out: list[Any] = [None] * len(args)
+    cotangents = cotangent if op.primitive.multiple_results else [cotangent]
+    if all(map(is_zero, cotangents)):
+        for i in unknown:
+            out[i] = ad.Zero(args[i].aval)
+        return out
+    fn = op.implementation(params)
+
+    def of_unknown(*arrays: Any) -> Any:
+        full = list(args)
+        for i, array in zip(unknown, arrays, strict=True):
+            full[i] = array
+        return fn(*full)
+
+    # Of the chosen kernel, so that a gradient is as fast as the value.
+    back = jax.linear_transpose(of_unknown, *(args[i].aval for i in unknown))
+    cotangents = [ad.instantiate_zeros(c) for c in cotangents]
+    given = back(cotangents if op.primitive.multiple_results else cotangents[0])
+    for i, c in zip(unknown, given, strict=True):
+        out[i] = c
+    return out
