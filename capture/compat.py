@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import config as _config
 from jax._src import core as _core
+from jax._src import shard_map as _shard_map
 from jax._src import source_info_util as _source_info_util
 from jax._src.interpreters import partial_eval as _pe
 from jax.extend import source_info_util
@@ -32,8 +34,11 @@ __all__ = [
     "as_closed",
     "bind",
     "bodies_in_params",
+    "body_context",
     "closed_parts",
     "context_key",
+    "body_constvars",
+    "custom_jvp_identity",
     "custom_jvp_rule",
     "enable_x64",
     "is_body",
@@ -46,6 +51,7 @@ __all__ = [
     "trace_closed",
     "under_trace",
     "with_constants",
+    "with_weak_type",
 ]
 
 # A thing may have had several names; all of them are answered to.
@@ -54,6 +60,11 @@ CALL_NAMES = frozenset({"closed_call", "core_call", "call", "core_closed_call", 
 REMAT_NAMES = frozenset({"remat2", "remat", "checkpoint"})
 CUSTOM_JVP_NAMES = frozenset({"custom_jvp_call"})
 CUSTOM_VJP_NAMES = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
+
+# What was tried to work with arrays closed over in its body.
+_MAY_HOLD_CONSTANTS = (
+    JIT_NAMES | CALL_NAMES | CUSTOM_JVP_NAMES | CUSTOM_VJP_NAMES | {"scan", "cond", "while"}
+)
 
 _JAXPR_CLASSES_ARE_ONE = ClosedJaxpr is Jaxpr
 
@@ -108,14 +119,34 @@ def bodies_in_params(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                     yield f"{key}[{i}]", item
 
 
-def replace_body(old: Any, new_closed: Any) -> Any:
-    """``new_closed`` as the kind of jaxpr that ``old`` is; ``None`` where that is impossible."""
+def replace_body(name: str, old: Any, new_closed: Any) -> Any:
+    """``new_closed`` as the kind of jaxpr that ``old`` is; ``None`` where that is impossible.
+
+    Args:
+      name: the primitive's name: only some can have constants of their own in a body.
+      old: the body as JAX gave it. Its function's name is taken over, since JAX calls a
+        derivative rule after its body.
+      new_closed: what is to take its place.
+    """
+    new_closed = _with_debug_info(new_closed, closed_parts(old)[0].debug_info)
     jaxpr, consts = closed_parts(new_closed)
     if _JAXPR_CLASSES_ARE_ONE:
-        return None if (consts and not old.consts) else new_closed
+        return None if consts and not (old.consts or name in _MAY_HOLD_CONSTANTS) else new_closed
     if isinstance(old, ClosedJaxpr):
         return new_closed
     return None if consts else jaxpr
+
+
+def _with_debug_info(closed: Any, info: Any) -> Any:
+    jaxpr = closed if _JAXPR_CLASSES_ARE_ONE else closed.jaxpr
+    own = jaxpr.debug_info
+    # Names that do not fit any more, since a pass has added an input or output, are dropped.
+    if info.arg_names is not None and len(info.arg_names) != len(jaxpr.invars):
+        info = info._replace(arg_names=own.arg_names)
+    if info.result_paths is not None and len(info.result_paths) != len(jaxpr.outvars):
+        info = info._replace(result_paths=own.result_paths)
+    named = jaxpr.replace(debug_info=info)
+    return named if _JAXPR_CLASSES_ARE_ONE else ClosedJaxpr(named, closed.consts)
 
 
 def with_constants(closed: Any, constants: Sequence[Any]) -> Any:
@@ -135,8 +166,7 @@ def with_debug_names(closed: Any, arg_names: tuple[str, ...], result_paths: tupl
     if len(arg_names) != len(info.arg_names or ()) or not result_paths:
         return closed
     info = info._replace(arg_names=arg_names, result_paths=result_paths)
-    renamed = jaxpr.replace(debug_info=info)
-    return renamed if _JAXPR_CLASSES_ARE_ONE else ClosedJaxpr(renamed, closed.consts)
+    return _with_debug_info(closed, info)
 
 
 def trace_closed(fn: Callable[..., Any], avals: Sequence[Any]) -> Any:
@@ -157,6 +187,21 @@ def provenance(source_info: Any, ctx: Any) -> Iterator[None]:
     with (
         source_info_util.user_context(source_info.traceback, name_stack=stack),
         ctx.manager,
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def body_context(name: str, params: dict[str, Any]) -> Iterator[None]:
+    """The surroundings in which an equation's bodies are traced: a ``shard_map``'s axes."""
+    if name != "shard_map":
+        yield
+        return
+    mesh, axes = params["mesh"], params["newly_manual_axes"]
+    with (
+        _shard_map._extend_axis_env(mesh, axes),
+        jax.sharding.use_abstract_mesh(_shard_map._as_manual_mesh(mesh, axes)),
+        _config._check_vma(params["check_vma"]),
     ):
         yield
 
@@ -213,6 +258,33 @@ def custom_jvp_rule(params: dict[str, Any], n_inputs: int) -> tuple[Any, Any]:
     return ClosedJaxpr(jaxpr, consts), tuple(zeros)
 
 
+def custom_jvp_identity(params: dict[str, Any]) -> Any:
+    """The Python function behind a ``custom_jvp_call``'s derivative rule, or ``None``.
+
+    Two equations with the same body and the same function have the same rule, so that the rule
+    has to be traced once only. Where JAX's closures look otherwise than expected, ``None`` costs
+    time and nothing else.
+    """
+    try:
+        memoized = params["jvp_jaxpr_fun"].f
+        cells = dict(zip(memoized.__code__.co_freevars, memoized.__closure__, strict=True))
+        thunk = cells["fn"].cell_contents
+        cells = dict(zip(thunk.__code__.co_freevars, thunk.__closure__, strict=True))
+        return cells["jvp"].cell_contents.f
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def with_weak_type(x: Any, aval: Any) -> Any:
+    """``x`` with the weak type of ``aval``, where the two differ in nothing else."""
+    weak = getattr(aval, "weak_type", False)
+    got = jax.typeof(x)
+    if getattr(got, "weak_type", False) == weak or got.dtype != aval.dtype:
+        return x
+    primitive = jax.lax.convert_element_type_p
+    return primitive.bind(x, new_dtype=got.dtype, weak_type=weak, sharding=None)
+
+
 def under_trace() -> bool:
     """Whether JAX is tracing right now (inside ``jit``, ``grad``, ``vmap``, ...)."""
     return not _core.trace_state_clean()
@@ -241,4 +313,5 @@ def context_key() -> tuple[Any, ...]:
         config.jax_numpy_dtype_promotion,
         config.jax_default_matmul_precision,
         jax.sharding.get_abstract_mesh(),
+        _config._check_vma.value,
     )

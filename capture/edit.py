@@ -120,10 +120,7 @@ class Editor:
         """
         self._check(node)
         new = self.emit(fn, self.inputs(node), at=node)
-        self._check_types(node, new)
-        for old, value in zip(node.outputs, new, strict=True):
-            self.replace_value(old, value)
-        self.prune(node)
+        self.substitute(node, new)
         return new
 
     def insert_after(self, value: Value, fn: Callable[..., Any]) -> Value:
@@ -213,10 +210,38 @@ class Editor:
         Returns:
           The values of ``fn``'s flat outputs; an operand that is returned as it is, is itself.
         """
+        return self.emit_nodes(
+            fn, operands, at=at, before=before, like=like, key=key, origin=origin, cache=cache
+        )[0]
+
+    def emit_nodes(
+        self,
+        fn: Callable[..., Any],
+        operands: Sequence[Value],
+        *,
+        at: Node | None = None,
+        before: Node | None = None,
+        like: Node | None = None,
+        key: Any = None,
+        origin: tuple[Node, ...] | None = None,
+        cache: bool = True,
+    ) -> tuple[list[Value], list[Node]]:
+        """As ``emit``, and the new nodes too."""
         if at is not None:
             before, like = at, at
         template = template_of(fn, tuple(v.aval for v in operands), key, cache)
         return self.splice(template, operands, before, like, origin)
+
+    def substitute(self, node: Node, new: Sequence[Value]) -> list[Node]:
+        """Use ``new`` for the results of ``node``, and remove it with all that only it needed.
+
+        Raises:
+          GraphError: a shape or dtype is another one.
+        """
+        self._check_types(node, new)
+        for old, value in zip(node.outputs, new, strict=True):
+            self.replace_value(old, value)
+        return self.prune(node)
 
     def splice(
         self,
@@ -225,33 +250,34 @@ class Editor:
         before: Node | None,
         like: Node | None,
         origin: tuple[Node, ...] | None = None,
-    ) -> list[Value]:
-        """Insert a traced template's nodes before a node, on these operands."""
+    ) -> tuple[list[Value], list[Node]]:
+        """Insert a traced template's nodes before a node; gives its results and those nodes."""
         env: dict[Value, Value] = dict(zip(template.graph.inputs, operands, strict=True))
         for v in template.graph.constants:
             env[v] = self.add_constant(template.graph.constant_value(v))
         if origin is None:
             origin = (like,) if like is not None else ()
+        inserted = []
         for node in template.graph.nodes:
             outs = []
             for v in node.outputs:
                 env[v] = new = Value(self._fresh(node.op), v.aval)
                 outs.append(new)
-            self._link(
-                Node(
-                    node.primitive,
-                    tuple([v if isinstance(v, Literal) else env[v] for v in node.inputs]),
-                    tuple(outs),
-                    node.params,
-                    effects=node.effects,
-                    ctx=like.ctx if like is not None else node.ctx,
-                    source_info=like.source_info if like is not None else node.source_info,
-                    origin=origin,
-                    bodies=node._bodies,
-                ),
-                before,
+            new_node = Node(
+                node.primitive,
+                tuple([v if isinstance(v, Literal) else env[v] for v in node.inputs]),
+                tuple(outs),
+                node.params,
+                effects=node.effects,
+                ctx=like.ctx if like is not None else node.ctx,
+                source_info=like.source_info if like is not None else node.source_info,
+                origin=origin,
+                bodies=node._bodies,
             )
-        return [v if isinstance(v, Literal) else env[v] for v in template.graph.outputs]
+            self._link(new_node, before)
+            inserted.append(new_node)
+        outputs = [v if isinstance(v, Literal) else env[v] for v in template.graph.outputs]
+        return outputs, inserted
 
     def exchange(self, old: Node, new: Node) -> None:
         """Put ``new``, which has the same results, in ``old``'s place."""

@@ -89,20 +89,28 @@ def node_params(node: Node) -> dict[str, Any]:
         return node.params
     params = dict(node.params)
     bodies = iter(node.subgraphs)
-    for key, value in node.params.items():
-        if compat.is_body(value):
-            params[key] = _lower_body(node, value, next(bodies))
-        elif isinstance(value, tuple | list):
-            items = [
-                _lower_body(node, item, next(bodies)) if compat.is_body(item) else item
-                for item in value
-            ]
-            params[key] = type(value)(items)
+    with compat.body_context(node.op, params):
+        for key, value in node.params.items():
+            if compat.is_body(value):
+                params[key] = _lower_body(node, value, next(bodies))
+            elif isinstance(value, tuple | list) and any(map(compat.is_body, value)):
+                items = [
+                    _lower_body(node, item, next(bodies)) if compat.is_body(item) else item
+                    for item in value
+                ]
+                # A named tuple, such as custom_linear_solve's, takes its items one by one.
+                make = getattr(type(value), "_make", type(value))
+                params[key] = make(items)
     return params
 
 
 def _lower_body(node: Node, old: Any, graph: Graph) -> Any:
-    new = compat.replace_body(old, graph_to_jaxpr(graph))
+    # Nodes that share a body share its lowering too, or the program would grow. The old body is
+    # kept beside it, so that its identity is not given to another.
+    key = (compat.context_key(), id(old))
+    if key not in graph._lowered:
+        graph._lowered[key] = (compat.replace_body(node.op, old, graph_to_jaxpr(graph)), old)
+    new, _ = graph._lowered[key]
     if new is None:
         raise GraphError(
             f"the body {graph.name!r} of a {node.op} ({node.source or 'no source line'}) gained "
@@ -120,6 +128,7 @@ def graph_to_jaxpr(graph: Graph) -> Any:
         def run(*flat: Any) -> list[Any]:
             return evaluate(graph, flat[n:], flat[:n])
 
+        run.__name__ = graph.name
         avals = [v.aval for v in (*graph.constants, *graph.inputs)]
         closed = compat.trace_closed(run, avals)
         closed = compat.with_constants(closed, list(graph.constant_values.values()))

@@ -4,7 +4,12 @@ Each op is one equation in a jaxpr, under the name that people call it by, and b
 JAX transformation as the plain function that defines it.
 """
 
-from jaxpress.nnops.activation_spec import Activation, activation_names, to_activation
+from jaxpress.nnops.activation_spec import (
+    Activation,
+    activation_entries,
+    activation_names,
+    to_activation,
+)
 from jaxpress.nnops.batch_norm import batch_norm
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.define import define
@@ -45,6 +50,7 @@ __all__ = [
     "OpDef",
     "OpError",
     "OpTypeError",
+    "activation_entries",
     "activation_names",
     "avg_pool",
     "batch_norm",

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxpress.nnops.errors import OpError, OpTypeError
 
-__all__ = ["Activation", "activation_names", "register", "to_activation"]
+__all__ = ["Activation", "activation_entries", "activation_names", "register", "to_activation"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ def activation_names() -> tuple[str, ...]:
         True
     """
     return tuple(sorted((*_TABLE, *_ALIASES)))
+
+
+def activation_entries() -> Mapping[str, Any]:
+    """Each activation's ``reference``, ``op`` and ``defaults`` by name, aliases left out."""
+    return dict(_TABLE)
 
 
 def to_activation(spec: Any, op: str = "activation") -> Activation | None:

@@ -1,1 +1,57 @@
-"""Graph to Graph: rules, passes and pipelines."""
+"""Graph -> Graph: the rule engine, the rules, the passes and the pipelines."""
+
+from jaxpress.passes import pattern
+from jaxpress.passes.engine import rewrite
+from jaxpress.passes.pattern import any_of, any_value, op, scalar, through
+from jaxpress.passes.pipeline import Pass, Pipeline
+from jaxpress.passes.presets import (
+    cleanup,
+    cse,
+    dce,
+    default,
+    fold_batch_norm,
+    fold_constants,
+    fuse_activation,
+    inference,
+    inline,
+    pipeline_of,
+    raise_clips,
+    raise_ops,
+    select_kernels,
+    simplify,
+)
+from jaxpress.passes.record import Report, Rewrite, Step
+from jaxpress.passes.rule import Match, Rule, RuleSet, WhyNot
+
+__all__ = [
+    "Match",
+    "Pass",
+    "Pipeline",
+    "Report",
+    "Rewrite",
+    "Rule",
+    "RuleSet",
+    "Step",
+    "WhyNot",
+    "any_of",
+    "any_value",
+    "cleanup",
+    "cse",
+    "dce",
+    "default",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse_activation",
+    "inference",
+    "inline",
+    "op",
+    "pattern",
+    "pipeline_of",
+    "raise_clips",
+    "raise_ops",
+    "rewrite",
+    "scalar",
+    "select_kernels",
+    "simplify",
+    "through",
+]

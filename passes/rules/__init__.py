@@ -1,1 +1,1 @@
-"""The rewrite rules, one family per module."""
+"""The rules that come with jaxpress, one subject per file."""

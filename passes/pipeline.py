@@ -1,0 +1,198 @@
+"""Passes with names, and pipelines of them with a report."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from jaxpress.capture import Graph, GraphError, PassError
+from jaxpress.passes.engine import rewrite
+from jaxpress.passes.record import Report, Rewrite, Step
+from jaxpress.passes.rule import Rule, RuleSet
+
+__all__ = ["Pass", "Pipeline"]
+
+
+class Pass:
+    """A named transformation ``Graph -> Graph``; call it on a graph.
+
+    Args:
+      name: what reports and ``Pipeline.without`` call it.
+      work: rules, a function that gives rules (made on first use), or a function
+        ``graph -> graph`` (which may take ``record=`` for its rewrites).
+      summary: one line on what it does.
+
+    >>> from jaxpress.passes.pattern import any_value, op
+    >>> rule = Rule("no_double_neg", op("neg", op("neg", any_value("x"))), lambda x: x)
+    >>> tidy = Pass("tidy", rule)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Rule | RuleSet | Callable[..., Any],
+        summary: str = "",
+        *,
+        makes_rules: bool = False,
+    ):
+        self.name = name
+        self.summary = summary or (inspect.getdoc(work) or "").split("\n", 1)[0]
+        self._rules: RuleSet | None = None
+        self._make_rules: Callable[[], RuleSet] | None = None
+        self._fn: Callable[..., Graph] | None = None
+        self._records = False
+        if isinstance(work, Rule):
+            self._rules = RuleSet((work,))
+        elif isinstance(work, RuleSet):
+            self._rules = work
+        elif makes_rules:
+            self._make_rules = work
+        elif callable(work):
+            self._fn = work
+            self._records = "record" in inspect.signature(work).parameters
+        else:
+            raise PassError(f"pass {name!r} takes rules or a function, not {work!r}")
+
+    @property
+    def rules(self) -> RuleSet:
+        """Its rules; empty for a pass that is a function."""
+        if self._rules is None:
+            self._rules = self._make_rules() if self._make_rules is not None else RuleSet()
+        return self._rules
+
+    def __call__(self, graph: Graph, record: list[Rewrite] | None = None) -> Graph:
+        """The new graph; rewrites are added to ``record``."""
+        if self._fn is None:
+            return rewrite(graph, self.rules, pass_name=self.name, record=record)
+        if self._records:
+            return self._fn(graph, record=record)
+        return self._fn(graph)
+
+    def without(self, *rules: str) -> Pass:
+        """This pass with some rules switched off.
+
+        Raises:
+          PassError: it has no rule of such a name.
+        """
+        return Pass(self.name, self.rules.without(*rules), self.summary)
+
+    def __repr__(self) -> str:
+        return f"<Pass {self.name}: {self.summary}>"
+
+
+class Pipeline:
+    """Passes in order. Slices, ``+`` and ``without`` give new pipelines.
+
+    >>> from jaxpress import passes
+    >>> [p.name for p in passes.cleanup]
+    ['inline', 'simplify', 'cse', 'dce']
+    """
+
+    def __init__(self, passes: Iterable[Any] = (), name: str = "pipeline"):
+        self.name = name
+        self.passes: tuple[Pass, ...] = tuple(_as_pass(p) for p in passes)
+
+    def __call__(self, graph: Graph) -> Graph:
+        """The graph after all passes."""
+        return self.run(graph)[0]
+
+    def run(
+        self,
+        graph: Graph,
+        *,
+        check: bool = False,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> tuple[Graph, Report]:
+        """Run all passes and report what each did.
+
+        Args:
+          graph: what to start from; it stays as it is.
+          check: whether to check the graph's structure after each pass.
+          on_step: called with each step as it ends.
+
+        Raises:
+          PassError: a pass failed or gave something else than a graph; it is named.
+        """
+        report = Report(graph)
+        for p in self.passes:
+            record: list[Rewrite] = []
+            started = time.perf_counter()
+            new = p(graph, record)
+            if not isinstance(new, Graph):
+                raise PassError(f"pass {p.name!r} gave {type(new).__name__} instead of a Graph")
+            step = Step(p.name, time.perf_counter() - started, tuple(record), graph, new)
+            if check:
+                try:
+                    new.validate()
+                except GraphError as error:
+                    raise PassError(f"pass {p.name!r} broke the graph: {error}") from error
+            graph = new
+            report.steps.append(step)
+            if on_step is not None:
+                on_step(step)
+        return graph, report
+
+    def without(self, *names: str) -> Pipeline:
+        """The pipeline without the passes, or the single rules, of these names.
+
+        Raises:
+          PassError: nothing has such a name.
+        """
+        passes = list(self.passes)
+        for name in names:
+            kept = [p for p in passes if p.name != name]
+            if len(kept) == len(passes):
+                holders = [p for p in passes if any(rule.name == name for rule in p.rules)]
+                if not holders:
+                    known = [p.name for p in self.passes]
+                    raise PassError(f"no pass or rule is called {name!r}; passes are {known}")
+                kept = [p.without(name) if p in holders else p for p in passes]
+            passes = kept
+        return Pipeline(passes, self.name)
+
+    def replaced(self, name: str, new: Any) -> Pipeline:
+        """The pipeline with the pass of this name exchanged."""
+        return Pipeline([new if p.name == name else p for p in self.passes], self.name)
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return Pipeline(self.passes[which], self.name)
+        if isinstance(which, str):
+            for p in self.passes:
+                if p.name == which:
+                    return p
+            raise PassError(f"no pass is called {which!r}; {[p.name for p in self.passes]}")
+        return self.passes[which]
+
+    def __add__(self, other: Any) -> Pipeline:
+        return Pipeline((*self.passes, *(other if isinstance(other, Iterable) else (other,))))
+
+    def __radd__(self, other: Iterable[Any]) -> Pipeline:
+        return Pipeline((*other, *self.passes))
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self.name}: {', '.join(p.name for p in self.passes)}>"
+
+
+def _as_pass(p: Any) -> Pass:
+    if isinstance(p, Pass):
+        return p
+    if isinstance(p, Rule):
+        return Pass(p.name, p)
+    if isinstance(p, RuleSet):
+        return Pass("rewrite", p)
+    if isinstance(p, str):
+        from jaxpress.passes.presets import pass_by_name
+
+        return pass_by_name(p)
+    if callable(p):
+        return Pass(getattr(p, "__name__", type(p).__name__), p)
+    raise PassError(f"{p!r} is no pass: give a Pass, a rule, a name, or a function of a graph")

@@ -1,0 +1,149 @@
+"""The passes by name, and the pipelines made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxpress.capture import PassError
+from jaxpress.passes.cleanup import (
+    eliminate_common_subexpressions,
+    eliminate_dead_code,
+)
+from jaxpress.passes.cleanup import inline as _inline
+from jaxpress.passes.constants import fold_constants as _fold_constants
+from jaxpress.passes.pipeline import Pass, Pipeline
+from jaxpress.passes.rule import RuleSet
+from jaxpress.passes.rules.cleanup import CLEANUP_RULES
+from jaxpress.passes.rules.fold import FOLD_RULES
+from jaxpress.passes.rules.fuse import FUSE_RULES
+from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
+from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
+from jaxpress.passes.rules.raise_linear import LINEAR_RULES
+from jaxpress.passes.rules.raise_pool import POOL_RULES
+from jaxpress.passes.select_kernels import select_kernels as _select_kernels
+
+__all__ = [
+    "cleanup",
+    "cse",
+    "dce",
+    "default",
+    "fold_batch_norm",
+    "fold_constants",
+    "fuse_activation",
+    "inference",
+    "inline",
+    "pass_by_name",
+    "pipeline_of",
+    "raise_clips",
+    "raise_ops",
+    "select_kernels",
+    "simplify",
+]
+
+
+def _raise_rules() -> RuleSet:
+    return LINEAR_RULES + POOL_RULES + RAISE_BATCH_NORM + activation_rules()
+
+
+inline = Pass("inline", _inline)
+simplify = Pass("simplify", CLEANUP_RULES, "Take out what does nothing or undoes itself.")
+cse = Pass("cse", eliminate_common_subexpressions)
+dce = Pass("dce", eliminate_dead_code)
+raise_ops = Pass(
+    "raise_ops", _raise_rules, "Equations become the named ops they are.", makes_rules=True
+)
+raise_clips = Pass(
+    "raise_clips", clip_rules, "max(x, 0) becomes relu: other derivative at 0.", makes_rules=True
+)
+fold_batch_norm = Pass(
+    "fold_batch_norm", FOLD_RULES, "Known scales and shifts move into the weights."
+)
+fuse_activation = Pass(
+    "fuse_activation", FUSE_RULES, "Bias, residual and activation move into conv and dense."
+)
+select_kernels = Pass("select_kernels", _select_kernels)
+fold_constants = Pass("fold_constants", _fold_constants)
+
+cleanup = Pipeline((inline, simplify, cse, dce), "cleanup")
+
+# Safe on anything, gradients and training steps included.
+default = Pipeline(
+    (
+        inline,
+        simplify,
+        cse,
+        raise_ops,
+        simplify,
+        fold_batch_norm,
+        fuse_activation,
+        fold_batch_norm,
+        fuse_activation,
+        select_kernels,
+        cse,
+        dce,
+        fold_constants,
+    ),
+    "default",
+)
+
+# Also assumes that nobody differentiates the result.
+inference = Pipeline(
+    (inline, simplify, cse, raise_clips, *default.passes[3:]),
+    "inference",
+)
+
+_PASSES = {
+    p.name: p
+    for p in (
+        inline,
+        simplify,
+        cse,
+        dce,
+        raise_ops,
+        raise_clips,
+        fold_batch_norm,
+        fuse_activation,
+        select_kernels,
+        fold_constants,
+    )
+}
+_PRESETS = {p.name: p for p in (cleanup, default, inference)}
+
+
+def pass_by_name(name: str) -> Pass:
+    """The pass that is called so.
+
+    Raises:
+      PassError: there is none; the message lists them.
+    """
+    if name not in _PASSES:
+        raise PassError(f"no pass is called {name!r}; there are {sorted(_PASSES)}")
+    return _PASSES[name]
+
+
+def pipeline_of(passes: Any) -> Pipeline:
+    """What ``optimize(passes=...)`` takes, as a pipeline.
+
+    Args:
+      passes: ``None`` for ``default``, a preset's name, a pipeline, or a list of passes, rules,
+        names and functions.
+
+    Raises:
+      PassError: something in it is unknown.
+    """
+    if passes is None:
+        return default
+    if isinstance(passes, Pipeline):
+        return passes
+    if isinstance(passes, str):
+        if passes in _PRESETS:
+            return _PRESETS[passes]
+        if passes in _PASSES:
+            return Pipeline((_PASSES[passes],), passes)
+        raise PassError(
+            f"no preset or pass is called {passes!r}; presets are {sorted(_PRESETS)}, passes "
+            f"{sorted(_PASSES)}"
+        )
+    if callable(passes):
+        return Pipeline((passes,))
+    return Pipeline(passes)

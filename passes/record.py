@@ -1,0 +1,153 @@
+"""What passes leave behind: every rewrite as data, each step, and the whole report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxpress.capture import Graph, Node
+
+__all__ = ["Report", "Rewrite", "Step"]
+
+NUMERICS = ("exact", "reassociates", "approximate")
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One application of one rule.
+
+    Attributes:
+      rule: the rule's name.
+      pass_name: the pass that it ran in.
+      numerics: what it may do to values: ``"exact"`` (bit-equal), ``"reassociates"`` (equal in
+        real arithmetic, another order of rounding) or ``"approximate"``.
+      before: the nodes that it replaced.
+      after: the nodes that it made.
+      note: a word on why, where there is one.
+    """
+
+    rule: str
+    pass_name: str
+    numerics: str
+    before: tuple[Node, ...]
+    after: tuple[Node, ...]
+    note: str = ""
+
+    def __str__(self) -> str:
+        old = ", ".join(node.op for node in self.before)
+        new = ", ".join(node.op for node in self.after) or "nothing"
+        where = next((str(n.source) for n in self.before if n.source), "")
+        return f"{self.rule}: {old} -> {new}" + (f"  # {where}" if where else "")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one pass did.
+
+    Attributes:
+      pass_name: the pass.
+      seconds: how long it took.
+      rewrites: each application of a rule.
+      graph_before: the graph that it was given.
+      graph: the graph that it gave.
+    """
+
+    pass_name: str
+    seconds: float
+    rewrites: tuple[Rewrite, ...]
+    graph_before: Graph
+    graph: Graph
+
+    @property
+    def nodes_before(self) -> int:
+        """How many nodes the graph had, subgraphs not included."""
+        return len(self.graph_before.nodes)
+
+    @property
+    def nodes_after(self) -> int:
+        """How many nodes it has, subgraphs and prologue not included."""
+        return len(self.graph.nodes)
+
+    @property
+    def flops_before(self) -> float:
+        """Floating-point operations of one run before; counted when asked for."""
+        return self.graph_before.cost().flops
+
+    @property
+    def flops_after(self) -> float:
+        """Floating-point operations of one run after, the prologue not included."""
+        return self.graph.cost().flops
+
+    def matches(self) -> dict[str, int]:
+        """How often each rule applied."""
+        counts: dict[str, int] = {}
+        for rewrite in self.rewrites:
+            counts[rewrite.rule] = counts.get(rewrite.rule, 0) + 1
+        return counts
+
+
+@dataclass
+class Report:
+    """What a pipeline did to a graph; ``print`` it for a table.
+
+    Attributes:
+      before: the graph as captured.
+      steps: one entry per pass, in order.
+    """
+
+    before: Graph
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def after(self) -> Graph:
+        """The graph after the last pass."""
+        return self.steps[-1].graph if self.steps else self.before
+
+    @property
+    def rewrites(self) -> list[Rewrite]:
+        """Every application of a rule, in order."""
+        return [rewrite for step in self.steps for rewrite in step.rewrites]
+
+    @property
+    def seconds(self) -> float:
+        """How long all passes took."""
+        return sum(step.seconds for step in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for JSON: no arrays, no graphs."""
+        return {
+            "function": self.before.name,
+            "seconds": self.seconds,
+            "nodes_before": len(self.before.nodes),
+            "nodes_after": len(self.after.nodes),
+            "ops_after": dict(sorted(self.after.count().items())),
+            "steps": [
+                {
+                    "pass": step.pass_name,
+                    "seconds": step.seconds,
+                    "nodes_before": step.nodes_before,
+                    "nodes_after": step.nodes_after,
+                    "flops_before": step.flops_before,
+                    "flops_after": step.flops_after,
+                    "rules": step.matches(),
+                }
+                for step in self.steps
+            ],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.before.name}: {len(self.before.nodes)} -> {len(self.after.nodes)} nodes, "
+            f"{len(self.rewrites)} rewrites in {self.seconds * 1e3:.0f} ms",
+            f"{'pass':<18} {'nodes':>15} {'MFLOPs':>17} {'ms':>7}  rules",
+        ]
+        for step in self.steps:
+            lines.append(_step_line(step))
+        return "\n".join(lines)
+
+
+def _step_line(step: Step) -> str:
+    nodes = f"{step.nodes_before} -> {step.nodes_after}"
+    flops = f"{step.flops_before / 1e6:.1f} -> {step.flops_after / 1e6:.1f}"
+    rules = ", ".join(f"{rule} {n}" for rule, n in sorted(step.matches().items()))
+    return f"{step.pass_name:<18} {nodes:>15} {flops:>17} {step.seconds * 1e3:>7.1f}  {rules}"

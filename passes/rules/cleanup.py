@@ -1,0 +1,158 @@
+"""Operations that do nothing, or undo each other. Every rule here is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxpress.capture import Node
+from jaxpress.passes.pattern import State, any_value, op
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.view import View, broadcast_operand
+
+__all__ = ["CLEANUP_RULES"]
+
+
+def _same_type(view: View, node: Node) -> bool:
+    a, b = view.inputs(node)[0].aval, node.output.aval
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and getattr(a, "weak_type", False) == getattr(b, "weak_type", False)
+        and getattr(a, "sharding", None) == getattr(b, "sharding", None)
+    )
+
+
+def _is_identity_reshape(view: View, node: Node) -> bool:
+    return len(view.inputs(node)) == 1 and _same_type(view, node)
+
+
+def _is_identity_transpose(view: View, node: Node) -> bool:
+    permutation = tuple(node.params["permutation"])
+    return permutation == tuple(range(len(permutation)))
+
+
+# convert(x) -> x, to the type that x has
+DROP_CONVERT = Rule(
+    "drop_convert",
+    op("convert_element_type", any_value("x"), where=_same_type),
+    lambda x: x,
+)
+
+# copy(x) -> x
+DROP_COPY = Rule("drop_copy", op("copy", any_value("x")), lambda x: x)
+
+# reshape(x) -> x, to the shape that x has; likewise broadcasts and slices that change nothing
+DROP_RESHAPE = Rule(
+    "drop_reshape",
+    op(
+        ("reshape", "broadcast_in_dim", "squeeze", "expand_dims"),
+        any_value("x"),
+        where=_is_identity_reshape,
+    ),
+    lambda x: x,
+)
+
+DROP_TRANSPOSE = Rule(
+    "drop_transpose", op("transpose", any_value("x"), where=_is_identity_transpose), lambda x: x
+)
+
+# neg(neg(x)) -> x
+DOUBLE_NEGATION = Rule("double_negation", op("neg", op("neg", any_value("x"))), lambda x: x)
+
+# x * 1 -> x;  x / 1 -> x. Not x + 0, which turns minus zero into zero.
+MULTIPLY_BY_ONE = Rule(
+    "multiply_by_one",
+    op("mul", any_value("x"), 1.0),
+    lambda x: x,
+    lambda m: None if m["x"].aval.shape == m.root.output.aval.shape else "x is broadcast",
+)
+DIVIDE_BY_ONE = Rule(
+    "divide_by_one",
+    op("div", any_value("x"), 1.0),
+    lambda x: x,
+    lambda m: None if m["x"].aval.shape == m.root.output.aval.shape else "x is broadcast",
+)
+
+
+def _transpose_twice(x: Any, *, match: Match) -> Any:
+    inner = match.nodes["inner"].params["permutation"]
+    outer = match.root.params["permutation"]
+    return lax.transpose(x, [inner[i] for i in outer])
+
+
+# transpose(transpose(x, p), q) -> transpose(x, p[q])
+TRANSPOSE_TWICE = Rule(
+    "transpose_twice",
+    op("transpose", op("transpose", any_value("x"), name="inner")),
+    _transpose_twice,
+    shared=True,
+)
+
+
+class _ReshapeChain:
+    """Two or more operations in a row that keep all elements in order."""
+
+    names = frozenset({"reshape", "squeeze", "expand_dims", "broadcast_in_dim"})
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        if not _keeps_order(view, node):
+            state.fail("it changes the order or number of elements", node)
+            return None
+        inner = view.producer(view.inputs(node)[0])
+        if inner is None or not _keeps_order(view, inner):
+            state.fail("what it reshapes is not a reshape itself", node)
+            return None
+        return Match(view, node, {"x": view.inputs(inner)[0]}, {"inner": inner}, (inner,))
+
+
+def _keeps_order(view: View, node: Node) -> bool:
+    """Whether a node is a reshape in effect; sharded axes are left to what JAX made of them."""
+    if node.op not in _ReshapeChain.names or len(view.inputs(node)) != 1:
+        return False
+    x = view.inputs(node)[0]
+    if not all(isinstance(d, int) for v in (x, node.output) for d in v.shape):
+        return False
+    if _is_sharded(x) or _is_sharded(node.output):
+        return False
+    if node.op == "reshape":
+        return node.params.get("dimensions") is None
+    if node.op == "broadcast_in_dim":
+        operand = broadcast_operand(view, node.output)
+        dims = operand[1] if operand is not None else ()
+        kept = [node.output.shape[d] for d in dims]
+        rest = [n for i, n in enumerate(node.output.shape) if i not in dims]
+        return list(dims) == sorted(dims) and kept == list(x.shape) and all(n == 1 for n in rest)
+    return True
+
+
+def _is_sharded(value: Any) -> bool:
+    mesh = getattr(getattr(value.aval, "sharding", None), "mesh", None)
+    return mesh is not None and not mesh.empty and not mesh.are_all_axes_auto
+
+
+# reshape(reshape(x)) -> reshape(x), or x
+RESHAPE_CHAIN = Rule(
+    "reshape_chain",
+    _ReshapeChain(),
+    lambda x, *, match: jnp.reshape(x, match.root.output.shape),
+    shared=True,
+)
+
+CLEANUP_RULES = RuleSet(
+    (
+        DROP_CONVERT,
+        DROP_COPY,
+        DROP_RESHAPE,
+        DROP_TRANSPOSE,
+        DOUBLE_NEGATION,
+        MULTIPLY_BY_ONE,
+        DIVIDE_BY_ONE,
+        TRANSPOSE_TWICE,
+        RESHAPE_CHAIN,
+    )
+)

@@ -1,0 +1,165 @@
+"""Scales and shifts that are known before the data move into the weights of ``conv`` and ``dense``.
+
+Every rule reassociates: ``(x @ w) * s`` and ``x @ (w * s)`` are equal, and rounded differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxpress.capture import Node, Value
+from jaxpress.passes.pattern import State
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.fuse import linear_maker
+from jaxpress.passes.rules.weights import (
+    as_vector,
+    channel_vector,
+    features,
+    features_axis,
+    operands_of,
+    rebind,
+    scale_features,
+)
+from jaxpress import nnops
+
+__all__ = ["FOLD_RULES"]
+
+
+def _foldable(state: State, maker: Node, known: dict[str, Value]) -> bool:
+    """Whether the weights may take in a scale: known, floating, and no residual behind them."""
+    view = state.view
+    operands = operands_of(view, maker)
+    if "residual" in operands:
+        return state.fail(f"{maker.op} adds a residual before", maker)
+    if not jnp.issubdtype(maker.output.dtype, jnp.floating):
+        return state.fail(f"{maker.op} is of {maker.output.dtype}", maker)
+    for name, v in {**operands, **known}.items():
+        if name != "x" and not view.is_known(v):
+            return state.fail(f"{name} is {v!r}, which is not known before the data", maker)
+    return True
+
+
+class _BatchNormAfterLinear:
+    """``batch_norm(linear)`` along the features, everything but ``x`` known."""
+
+    names = frozenset({"batch_norm"})
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        norm = nnops.registry()["batch_norm"].operands(view.inputs(node), node.params)
+        if node.params.get("mapped"):
+            state.fail("it is mapped over several statistics", node)
+            return None
+        maker = linear_maker(state, norm["x"], node)
+        if maker is None:
+            state.fail(f"{norm['x']!r} is not made by a conv or dense for it alone", node)
+            return None
+        if node.params["axis"] % node.output.ndim != features_axis(maker):
+            state.fail(f"it norms axis {node.params['axis']}, not the features", node)
+            return None
+        statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
+        if not _foldable(state, maker, statistics):
+            return None
+        values = {**operands_of(view, maker), **statistics}
+        return Match(view, node, values, {"linear": maker}, (maker,))
+
+
+def _fold_batch_norm(*, match: Match, **operands: Any) -> Any:
+    linear = match.nodes["linear"]
+    norm = {k: operands.pop(f"norm_{k}", None) for k in ("mean", "var", "scale", "bias")}
+    dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
+    wide = {k: None if v is None else v.astype(dtype) for k, v in norm.items()}
+    mean, var = wide["mean"], wide["var"]
+    assert mean is not None and var is not None
+    scale = lax.rsqrt(var + match.root.params["epsilon"])
+    if wide["scale"] is not None:
+        scale = scale * wide["scale"]
+    b = operands.get("b")
+    shift = -mean if b is None else b.astype(dtype) - mean
+    shift = shift * scale
+    if wide["bias"] is not None:
+        shift = shift + wide["bias"]
+    operands["w"] = scale_features(linear, operands["w"], scale)
+    operands["b"] = shift.astype(linear.output.dtype)
+    return rebind(linear, operands)
+
+
+# batch_norm(conv(x, w, b), mean, var, g, h) -> conv(x, w * s, (b - mean) * s + h),
+#   s = g / sqrt(var + eps)
+FOLD_BATCH_NORM = Rule(
+    "fold_batch_norm", _BatchNormAfterLinear(), _fold_batch_norm, numerics="reassociates"
+)
+
+
+class _AffineAfterLinear:
+    """``linear`` times, divided by, plus or minus something known along the features."""
+
+    size = 2
+
+    def __init__(self, *names: str):
+        self.names = frozenset(names)
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        inputs = view.inputs(node)
+        for i, value in enumerate(inputs):
+            maker = linear_maker(state, value, node)
+            if maker is None or (node.op == "div" and i == 1):
+                continue
+            other = inputs[1 - i]
+            vector = channel_vector(view, other, maker)
+            if vector is None or other.dtype != value.dtype:
+                state.fail(f"{other!r} does not run along the features alone", node)
+                continue
+            if node.output.aval.shape != value.aval.shape:
+                state.fail("it broadcasts the result", node)
+                continue
+            if not _foldable(state, maker, {"other": other}):
+                continue
+            values = {**operands_of(view, maker), "vector": vector}
+            return Match(view, node, values, {"linear": maker}, (maker,), {"first": i == 0})
+        return None
+
+
+def _fold_scale(vector: Any, *, match: Match, **operands: Any) -> Any:
+    linear = match.nodes["linear"]
+    dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
+    scale = as_vector(vector, features(linear), dtype)
+    if match.root.op == "div":
+        scale = 1 / scale
+    operands["w"] = scale_features(linear, operands["w"], scale)
+    if operands.get("b") is not None:
+        operands["b"] = (operands["b"] * scale).astype(linear.output.dtype)
+    return rebind(linear, operands)
+
+
+def _fold_shift(vector: Any, *, match: Match, **operands: Any) -> Any:
+    linear, first = match.nodes["linear"], match.info["first"]
+    dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
+    shift = as_vector(vector, features(linear), dtype)
+    b = operands.get("b")
+    b = jnp.zeros_like(shift) if b is None else b.astype(dtype)
+    if match.root.op == "sub" and not first:  # shift - linear
+        operands["w"] = -operands["w"]
+        b = shift - b
+    else:
+        b = b - shift if match.root.op == "sub" else b + shift
+    operands["b"] = b.astype(linear.output.dtype)
+    return rebind(linear, operands)
+
+
+# conv(x, w, b) * s -> conv(x, w * s, b * s)
+FOLD_SCALE = Rule(
+    "fold_scale", _AffineAfterLinear("mul", "div"), _fold_scale, numerics="reassociates"
+)
+
+# conv(x, w, b) + t -> conv(x, w, b + t);  conv(x, w, b) - t;  t - conv(x, w, b)
+FOLD_SHIFT = Rule(
+    "fold_shift", _AffineAfterLinear("add", "sub"), _fold_shift, numerics="reassociates"
+)
+
+FOLD_RULES = RuleSet((FOLD_BATCH_NORM, FOLD_SCALE, FOLD_SHIFT))

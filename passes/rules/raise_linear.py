@@ -1,0 +1,121 @@
+"""Convolutions and matrix products become the named ops ``conv`` and ``dense``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxpress import nnops
+from jaxpress.capture import Node
+from jaxpress.passes.pattern import State, any_value, op
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.view import View, is_parameter_like
+
+__all__ = ["LINEAR_RULES"]
+
+
+def _is_plain_conv(view: View, node: Node) -> bool:
+    """One batch group, and not strided on both sides at once (as only gradients are)."""
+    params = node.params
+    dilated = any(d != 1 for d in params["lhs_dilation"])
+    strided = any(s != 1 for s in params["window_strides"])
+    return params["batch_group_count"] == 1 and not (dilated and strided)
+
+
+def _raise_conv(x: Any, w: Any, *, match: Match) -> Any:
+    params = match.root.params
+    dilated = any(d != 1 for d in params["lhs_dilation"])
+    return nnops.conv(
+        x,
+        w,
+        strides=params["lhs_dilation"] if dilated else params["window_strides"],
+        padding=params["padding"],
+        dilation=params["rhs_dilation"],
+        groups=params["feature_group_count"],
+        dimension_numbers=params["dimension_numbers"],
+        transposed=dilated,
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    )
+
+
+def _conv_guard(match: Match) -> str | None:
+    x, w = match["x"], match["w"]
+    if x.ndim < 3:
+        return "a convolution without spatial dimensions is a matrix product"
+    if x.dtype != w.dtype:
+        return f"operands are {x.dtype} and {w.dtype}"
+    return None
+
+
+# conv_general_dilated(x, w) -> conv(x, w)
+RAISE_CONV = Rule(
+    "raise_conv",
+    op("conv_general_dilated", any_value("x"), any_value("w"), where=_is_plain_conv),
+    _raise_conv,
+    _conv_guard,
+)
+
+
+class _DensePattern:
+    """A ``dot_general`` of any array with a matrix of weights, on either side of it."""
+
+    names = frozenset({"dot_general"})
+    size = 1
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        left, right = view.inputs(node)
+        ((left_axes, right_axes), (batch, _)) = node.params["dimension_numbers"]
+        if len(batch) or len(left_axes) != 1 or len(right_axes) != 1:
+            state.fail("it contracts several axes, or has batch axes", node)
+            return None
+        if left.dtype != right.dtype:
+            state.fail(f"operands are {left.dtype} and {right.dtype}", node)
+            return None
+        left_ok = left.ndim == 2 and right.ndim >= 1 and is_parameter_like(view, left)
+        right_ok = right.ndim == 2 and left.ndim >= 1 and is_parameter_like(view, right)
+        if left_ok and right_ok:
+            # Both may be weights. Those that are known win; otherwise it is ``x @ w``, unless the
+            # result is turned round as ``w @ x`` under vmap is.
+            known = view.is_known(left), view.is_known(right)
+            turned = _is_turned(view, node)
+            right_ok = known[1] if known[0] != known[1] else not turned
+            left_ok = not right_ok
+        if not (left_ok or right_ok):
+            state.fail("neither operand is a matrix of weights", node)
+            return None
+        x, w = (left, right) if right_ok else (right, left)
+        x_axis, w_axis = (left_axes[0], right_axes[0]) if right_ok else (
+            right_axes[0],
+            left_axes[0],
+        )
+        info = {"x_axis": int(x_axis), "w_axis": int(w_axis), "weights_first": not right_ok}
+        return Match(view, node, {"x": x, "w": w}, info=info)
+
+
+def _is_turned(view: View, node: Node) -> bool:
+    """Whether the one user of a product moves its first axis to the end."""
+    users = view.users(node.output)
+    if len(users) != 1 or users[0].op != "transpose":
+        return False
+    n = node.output.ndim
+    return tuple(users[0].params["permutation"]) == (*range(1, n), 0)
+
+
+def _raise_dense(x: Any, w: Any, *, match: Match) -> Any:
+    params, info = match.root.params, match.info
+    y = nnops.dense(
+        jnp.moveaxis(x, info["x_axis"], -1),
+        w if info["w_axis"] == 0 else w.T,
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    )
+    return jnp.moveaxis(y, -1, 0) if info["weights_first"] else y
+
+
+# dot_general(x, w) -> dense(x, w);  dot_general(w, x) -> transpose(dense(x, transpose(w)))
+RAISE_DENSE = Rule("raise_dense", _DensePattern(), _raise_dense)
+
+LINEAR_RULES = RuleSet((RAISE_CONV, RAISE_DENSE))

@@ -1,0 +1,132 @@
+"""Each named op gets the kernel that is fastest where it will run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxpress import nnops
+from jaxpress.capture import Graph, Node, PassError, Value
+from jaxpress.nnops.conv_geometry import specs
+from jaxpress.passes.engine import map_bodies
+from jaxpress.passes.record import Rewrite
+
+__all__ = ["KERNEL_PREFERENCES", "select_kernels"]
+
+# Which kernels to try, best first, by platform and op. Measured with 2 cores in float32 on JAX
+# 0.10 and 0.12 (``benchmarks/kernels.py`` measures again). Platforms that are not listed have
+# tuned convolutions of their own, and keep the reference.
+KERNEL_PREFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cpu": {
+        "conv": ("depthwise_shifted", "pointwise_dot"),
+        "avg_pool": ("shifted",),
+        "max_pool": ("shifted",),
+    },
+}
+
+# A sum over more taps than this makes a program too large to compile quickly.
+MAX_TAPS = 128
+
+
+def select_kernels(
+    graph: Graph,
+    record: list[Rewrite] | None = None,
+    *,
+    platform: str | None = None,
+    kernels: str | Mapping[str, Any] = "auto",
+) -> Graph:
+    """Set the ``kernel`` of every named op that has a better one than its reference.
+
+    Args:
+      graph: the graph.
+      record: a list to which each choice is added.
+      platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``; JAX's default backend if left out.
+      kernels: ``"auto"``, ``"reference"`` for none, or op names with a kernel's name (or several,
+        best first) each: those are used wherever they apply, on any platform.
+
+    Raises:
+      PassError: an op or a kernel is unknown.
+    """
+    preferences = preferences_of(kernels, platform or jax.default_backend())
+    memo: dict[int, Graph] = {}
+
+    def one(g: Graph) -> Graph:
+        exchanged: dict[Node, Node] = {}
+        for node in g.nodes:
+            names = preferences.get(node.op)
+            if names and node.params.get("kernel") == "reference":
+                chosen = _choose(node, names)
+                if chosen is not None:
+                    exchanged[node] = chosen
+                    if record is not None:
+                        kernel = chosen.params["kernel"]
+                        record.append(
+                            Rewrite(kernel, "select_kernels", "reassociates", (node,), (chosen,))
+                        )
+        if exchanged:
+            g = g.with_parts(nodes=[exchanged.get(node, node) for node in g.nodes])
+        return map_bodies(g, one, memo)
+
+    return one(graph) if preferences else graph
+
+
+def preferences_of(kernels: Any, platform: str) -> Mapping[str, tuple[str, ...]]:
+    """The kernels to try for each op.
+
+    Raises:
+      PassError: an op or a kernel is unknown.
+    """
+    if kernels == "auto":
+        return KERNEL_PREFERENCES.get(platform, {})
+    if kernels in ("reference", None):
+        return {}
+    if not isinstance(kernels, Mapping):
+        raise PassError(
+            f"kernels is {kernels!r}; give 'auto', 'reference', or a mapping from op names to "
+            "kernels"
+        )
+    chosen = {}
+    for op, names in kernels.items():
+        names = (names,) if isinstance(names, str) else tuple(names)
+        definition = nnops.registry().get(op)
+        if definition is None:
+            raise PassError(f"kernels: there is no named op {op!r}")
+        for name in names:
+            if name not in definition.kernels:
+                raise PassError(
+                    f"kernels: {op} has no kernel {name!r}; there are {sorted(definition.kernels)}"
+                )
+        chosen[op] = names
+    return chosen
+
+
+def _choose(node: Node, names: tuple[str, ...]) -> Node | None:
+    fitting = nnops.registry()[node.op].fitting_kernels(node.inputs, node.params)
+    for name in names:
+        if name in fitting and name != "reference" and _taps(node) <= MAX_TAPS:
+            return Node(
+                node.primitive,
+                node.inputs,
+                node.outputs,
+                {**node.params, "kernel": name},
+                effects=node.effects,
+                ctx=node.ctx,
+                source_info=node.source_info,
+                origin=(node,),
+            )
+    return None
+
+
+def _taps(node: Node) -> int:
+    """How many positions a window or a kernel has."""
+    shape: Any
+    if "window_shape" in node.params:
+        shape = node.params["window_shape"]
+    else:
+        w: Value = node.inputs[1]
+        numbers = specs(node.params["dimension_numbers"])
+        shape = [w.shape[i] for i in numbers.rhs_spec[2:]]
+    return math.prod(shape)

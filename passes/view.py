@@ -1,0 +1,115 @@
+"""How rules look at a graph that is being rewritten."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxpress.capture import Literal, Node, Value
+
+__all__ = ["View", "broadcast_operand", "channel_base", "is_parameter_like", "scalar_value"]
+
+
+class View(Protocol):
+    """What a rule may ask; ``jaxpress.capture.edit.Editor`` answers it."""
+
+    def inputs(self, node: Node) -> tuple[Value, ...]: ...
+    def producer(self, value: Value) -> Node | None: ...
+    def users(self, value: Value) -> tuple[Node, ...]: ...
+    def is_output(self, value: Value) -> bool: ...
+    def use_count(self, value: Value) -> int: ...
+    def is_known(self, value: Value) -> bool: ...
+    def constant_value(self, value: Value) -> Any: ...
+
+
+_SAME_ELEMENTS = frozenset({"reshape", "squeeze", "expand_dims", "copy"})
+_MOVEMENT = frozenset(
+    {"reshape", "squeeze", "expand_dims", "transpose", "convert_element_type", "copy", "slice"}
+)
+
+
+def scalar_value(view: View, value: Value) -> Any:
+    """The scalar that ``value`` is, or is broadcast from; ``None`` if it is no known scalar.
+
+    Looks through broadcasts, reshapes and conversions of a literal. Constants that are arrays are
+    not looked into: their values are data of the model.
+    """
+    dtype = value.dtype
+    while not isinstance(value, Literal):
+        node = view.producer(value)
+        if node is None or node.op not in ("broadcast_in_dim", "convert_element_type", "reshape"):
+            return None
+        value = view.inputs(node)[0]
+    if np.shape(value.val) != () or dtype is None:
+        return None
+    try:
+        # Through every dtype on the way: 1e-8 in float16 is zero.
+        return np.asarray(value.val).astype(value.dtype).astype(dtype)[()]
+    except (TypeError, ValueError):
+        return None
+
+
+def broadcast_operand(view: View, value: Value) -> tuple[Value, tuple[int, ...]] | None:
+    """What a ``broadcast_in_dim`` broadcasts, and to which axes; ``None`` for anything else."""
+    node = view.producer(value)
+    if node is None or node.op != "broadcast_in_dim":
+        return None
+    inputs = view.inputs(node)
+    if len(inputs) != 1:  # dynamic shapes come as further operands
+        return None
+    return inputs[0], tuple(int(a) for a in node.params["broadcast_dimensions"])
+
+
+def channel_base(view: View, value: Value) -> tuple[Value, int | None] | None:
+    """What ``value`` is a broadcast of, if it varies along at most one axis.
+
+    Returns:
+      ``(base, axis)``: ``base`` holds, in order, the elements of ``value`` along ``axis``, and
+      ``value`` repeats them along every other axis. ``axis`` is ``None`` for a value that is the
+      same everywhere, whose ``base`` has one element. ``None`` if it varies along more axes.
+    """
+    axes = list(range(value.ndim))
+    axis: int | None = None
+    while True:
+        wide = [i for i, d in enumerate(value.shape) if d != 1]
+        if len(wide) > 1:
+            found = broadcast_operand(view, value)
+            if found is None:
+                return None
+            operand, dims = found
+            axes = [axes[a] for a in dims]
+            value = operand
+            continue
+        if not wide:
+            axis = None
+        elif axis is None:
+            axis = axes[wide[0]]
+        # One axis at most is left: look for the barest form of the same elements.
+        node = view.producer(value)
+        if node is None or node.op not in (*_SAME_ELEMENTS, "broadcast_in_dim"):
+            return value, axis
+        operand = view.inputs(node)[0]
+        if isinstance(operand, Literal):
+            return (value, axis) if operand.ndim else (operand, None)
+        wide_below = [d for d in operand.shape if d != 1]
+        if wide and not wide_below:
+            return operand, None
+        if len(wide_below) != len(wide):
+            return value, axis
+        # From here on the axis is known, and reshapes may move it.
+        axes = [axis if axis is not None else 0] * operand.ndim
+        value = operand
+
+
+def is_parameter_like(view: View, value: Value) -> bool:
+    """Whether ``value`` is known before the data, or is an input that was at most rearranged."""
+    while True:
+        if view.is_known(value):
+            return True
+        node = view.producer(value)
+        if node is None:
+            return True
+        if node.op not in _MOVEMENT:
+            return False
+        value = view.inputs(node)[0]
