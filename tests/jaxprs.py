@@ -1,0 +1,125 @@
+"""Are two jaxprs the same, and does lowering a graph's bodies anew keep them so?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jax.extend import source_info_util
+
+from jaxpress.capture import Graph, compat
+
+
+def rebuild(graph: Graph, memo: dict[int, Any] | None = None) -> Graph:
+    """The same graph, with every body marked as rewritten, so that all of them are lowered anew."""
+    memo = {} if memo is None else memo
+    if id(graph) not in memo:
+        nodes = [
+            node.with_subgraphs([rebuild(body, memo) for body in node.subgraphs])
+            if node.subgraphs
+            else node
+            for node in graph.nodes
+        ]
+        # The old graph is kept beside the new one, so that its identity stays its own.
+        memo[id(graph)] = (graph.with_parts(nodes=nodes), graph)
+    return memo[id(graph)][0]
+
+
+def difference(a: Any, b: Any) -> str:
+    """The first thing in which two jaxprs differ; empty where they are the same.
+
+    Compared are types (weak types and shardings too), equations in order, parameters, nested
+    bodies, effects, contexts, name stacks, source lines, constants by identity, and at the top
+    names of arguments and results. Opaque callables (derivative rules) are not looked into.
+    """
+    return _bodies("", a, b, {})
+
+
+def _bodies(where: str, a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> str:
+    if a is b or (id(a), id(b)) in seen:
+        return ""
+    seen[id(a), id(b)] = (a, b)
+    (open_a, consts_a), (open_b, consts_b) = compat.closed_parts(a), compat.closed_parts(b)
+    if len(consts_a) != len(consts_b) or any(
+        x is not y for x, y in zip(consts_a, consts_b, strict=True)
+    ):
+        return f"{where}: constants {len(consts_a)} and {len(consts_b)}, or not the same arrays"
+    names: dict[Any, Any] = {}
+
+    def atoms(what: str, left: Any, right: Any, fresh: bool) -> str:
+        if len(left) != len(right):
+            return f"{where}: {len(left)} and {len(right)} {what}"
+        for x, y in zip(left, right, strict=True):
+            if x.aval != y.aval or str(x.aval) != str(y.aval):
+                return f"{where}: {what} {x.aval} and {y.aval}"
+            x_is_literal = isinstance(x, compat.Literal)
+            if x_is_literal != isinstance(y, compat.Literal):
+                return f"{where}: {what} {x} and {y}, a literal and none"
+            if x_is_literal:
+                if np.asarray(x.val).tobytes() != np.asarray(y.val).tobytes():
+                    return f"{where}: {what} {x.val!r} and {y.val!r}"
+            elif fresh:
+                names[x] = y
+            elif names[x] is not y:
+                return f"{where}: {what} {x} and {y}, which are not the same variable"
+        return ""
+
+    def parts(eqn_a: Any, eqn_b: Any, i: int) -> str:
+        here = f"{where}/{i} {eqn_a.primitive}"
+        if eqn_a.primitive is not eqn_b.primitive:
+            return f"{here} and {eqn_b.primitive}"
+        for what in ("effects", "ctx"):
+            x, y = getattr(eqn_a, what), getattr(eqn_b, what)
+            if x != y and str(x) != str(y):
+                return f"{here}: {what} {x} and {y}"
+        x, y = eqn_a.source_info, eqn_b.source_info
+        if str(x.name_stack) != str(y.name_stack):
+            return f"{here}: name stack {x.name_stack} and {y.name_stack}"
+        x, y = source_info_util.summarize(x), source_info_util.summarize(y)
+        if x != y:
+            return f"{here}: source {x} and {y}"
+        return _params(here, eqn_a.params, eqn_b.params, seen)
+
+    found = (
+        atoms("constants", open_a.constvars, open_b.constvars, True)
+        or atoms("inputs", open_a.invars, open_b.invars, True)
+        or (len(open_a.eqns) != len(open_b.eqns) and f"{where}: other equations:\n{a}\n{b}")
+    )
+    for i, (eqn_a, eqn_b) in enumerate(zip(open_a.eqns, open_b.eqns, strict=False)):
+        found = (
+            found
+            or parts(eqn_a, eqn_b, i)
+            or atoms(f"operands of {eqn_a.primitive}", eqn_a.invars, eqn_b.invars, False)
+            or atoms(f"results of {eqn_a.primitive}", eqn_a.outvars, eqn_b.outvars, True)
+        )
+    found = found or atoms("outputs", open_a.outvars, open_b.outvars, False)
+    for what in ("func_name", "arg_names", "result_paths"):
+        x, y = getattr(open_a.debug_info, what), getattr(open_b.debug_info, what)
+        found = found or (x != y and f"{where}: {what} {x} and {y}")
+    return found or ""
+
+
+def _params(where: str, a: dict[str, Any], b: dict[str, Any], seen: dict) -> str:
+    if a.keys() != b.keys():
+        return f"{where}: parameters {sorted(a)} and {sorted(b)}"
+    for key in a:
+        found = _param(f"{where}.{key}", a[key], b[key], seen)
+        if found:
+            return found
+    return ""
+
+
+def _param(where: str, x: Any, y: Any, seen: dict) -> str:
+    if x is y:
+        return ""
+    if type(x) is not type(y):
+        return f"{where}: {x!r} and {y!r}"
+    if compat.is_body(x):
+        return _bodies(where, x, y, seen)
+    if isinstance(x, tuple | list) and len(x) == len(y):
+        pairs = enumerate(zip(x, y, strict=True))
+        return next(filter(None, (_param(f"{where}[{i}]", p, q, seen) for i, (p, q) in pairs)), "")
+    if callable(x):
+        return ""
+    same = x == y if not isinstance(x, np.ndarray) else np.array_equal(x, y)
+    return "" if same or repr(x) == repr(y) else f"{where}: {x!r} and {y!r}"
