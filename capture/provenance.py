@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxpress.capture import compat
 
 __all__ = ["Source", "find_source"]
 
-# Packages whose frames stand between the user's line and the equation. JAX's own are left out
-# by JAX; these are the libraries that models are written with, and jaxpress itself.
-_LIBRARY_PARTS = tuple(
-    f"/site-packages/{name}/"
-    for name in ("flax", "haiku", "equinox", "keras", "optax", "jax", "optree", "einops", "jaxpress")
+# Packages whose frames stand between the user's line and the equation: JAX leaves out its own and
+# Python's; these are the libraries that models are written with, and those that wrap their methods.
+_LIBRARIES = re.compile(
+    r"[/\\](?:site|dist)-packages[/\\]"
+    r"(?:beartype|einops|equinox|flax|haiku|jax|jaxpress|jaxtyping|keras|optax|optree)[/\\]"
+)
+# jaxpress itself, also where its folders lie in a repository.
+_PACKAGE = Path(__file__).parents[1]
+_OWN = re.compile(
+    re.escape(str(_PACKAGE)) + r"[/\\](?:capture|jaxpress|nnops|passes|viz)[/\\]|<@?beartype"
 )
 
 
@@ -24,19 +32,26 @@ class Source(NamedTuple):
     function: str
 
     def __str__(self) -> str:
-        return f"{self.file.rpartition('/')[2]}:{self.line} ({self.function})"
+        name = self.file.replace("\\", "/").rpartition("/")[2]
+        return f"{name}:{self.line} ({self.function})"
 
 
 def find_source(source_info: Any) -> Source | None:
-    """The innermost frame outside JAX and the model libraries.
+    """The innermost frame outside JAX, the model libraries and jaxpress.
 
-    Where every frame lies inside a library (a model that a library ships), the innermost of
-    those is better than nothing.
+    Where every frame lies inside one of them (a model that a library ships), the innermost is
+    better than nothing.
     """
     first = None
     for file, line, function in compat.source_frames(source_info):
         place = Source(file, line, function)
-        if not any(part in file.replace("\\", "/") for part in _LIBRARY_PARTS):
+        if not is_library_file(file):
             return place
         first = first or place
     return first
+
+
+@functools.lru_cache(maxsize=4096)
+def is_library_file(file: str) -> bool:
+    """Whether a frame in ``file`` is looked past on the way to the user's line."""
+    return bool(_LIBRARIES.search(file) or _OWN.match(file))
