@@ -14,6 +14,7 @@ import jax
 
 from jaxpress.capture.errors import GraphError
 from jaxpress.capture.graph import Graph, Literal, Node, Value
+from jaxpress.capture.names import Names
 from jaxpress.capture.template import Template, template_of
 
 __all__ = ["Editor"]
@@ -36,9 +37,11 @@ class Editor:
             self._output_places.setdefault(v, []).append(i)
         self._constants = dict(graph.constant_values)
         self._extra_outputs: dict[str, Value] = {}
-        self._next_id = graph.next_id
+        self._names = Names((v.name for v in (*graph.inputs, *graph.constants)), graph.next_id)
         self._next: dict[Node | None, Node | None] = {}
         self._prev: dict[Node | None, Node | None] = {}
+        # Removed nodes and what followed them: an iteration may stand at one.
+        self._gone: dict[Node | None, Node | None] = {}
         self._rewired: dict[Node, tuple[Value, ...]] = {}
         self._producer: dict[Value, Node] = {}
         self._users: dict[Value, dict[Node, None]] = {}
@@ -70,9 +73,12 @@ class Editor:
         """The nodes in order, those included that are inserted after the current one."""
         node = self._next[None]
         while node is not None:
-            following = self._next[node]
             yield node
-            node = self._next[node] if node in self._next else following
+            if node in self:
+                node = self._next[node]
+            else:
+                while node in self._gone:
+                    node = self._gone[node]
 
     def inputs(self, node: Node) -> tuple[Value, ...]:
         """The operands of ``node``."""
@@ -159,7 +165,7 @@ class Editor:
 
     def add_constant(self, array: Any, name: str | None = None) -> Value:
         """A new constant of the graph."""
-        value = Value(name or self._fresh("const"), jax.typeof(array))
+        value = Value(name or self._names.fresh("const"), jax.typeof(array))
         self._constants[value] = array
         self._known.add(value)
         return value
@@ -261,7 +267,7 @@ class Editor:
         for node in template.graph.nodes:
             outs = []
             for v in node.outputs:
-                env[v] = new = Value(self._fresh(node.op), v.aval)
+                env[v] = new = Value(self._names.fresh(node.op), v.aval)
                 outs.append(new)
             new_node = Node(
                 node.primitive,
@@ -322,7 +328,7 @@ class Editor:
             outputs=outputs,
             constants=self._constants,
             signature=signature,
-            next_id=self._next_id,
+            next_id=self._names.next_id,
         )
         return self.graph
 
@@ -335,10 +341,6 @@ class Editor:
         for name, v in self._extra_outputs.items():
             if v is old:
                 self._extra_outputs[name] = new
-
-    def _fresh(self, stem: str) -> str:
-        self._next_id += 1
-        return f"{stem}_{self._next_id - 1}"
 
     def _register(self, node: Node) -> None:
         known = self._known
@@ -356,6 +358,7 @@ class Editor:
 
     def _link(self, node: Node, before: Node | None) -> None:
         previous = self._prev[before]
+        self._gone.pop(node, None)
         self._next[previous] = node
         self._prev[node] = previous
         self._next[node] = before
@@ -364,6 +367,7 @@ class Editor:
 
     def _unlink(self, node: Node) -> None:
         previous, following = self._prev.pop(node), self._next.pop(node)
+        self._gone[node] = following
         self._next[previous] = following
         self._prev[following] = previous
         for v in self.inputs(node):

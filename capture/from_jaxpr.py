@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxpress.capture import compat
 from jaxpress.capture.graph import Bodies, Graph, Literal, Node, Value
+from jaxpress.capture.names import Names
 from jaxpress.capture.signature import Signature
 
 __all__ = ["graph_of_body", "graph_of_jaxpr"]
@@ -30,26 +31,31 @@ def graph_of_jaxpr(
     jaxpr, consts = compat.closed_parts(closed)
     memo = {} if memo is None else memo
     env: dict[Any, Value] = {}
-    counter = 0
-
-    constants: dict[Value, Any] = {}
-    by_identity: dict[int, Value] = {}
-    for i, (var, const) in enumerate(zip(jaxpr.constvars, consts, strict=False)):
-        # The same array closed over twice is one constant.
-        value = by_identity.get(id(const))
-        if value is None or value.aval != var.aval:
-            value = by_identity[id(const)] = Value(f"const{i}", var.aval)
-            constants[value] = const
-        env[var] = value
 
     # Variables that an open jaxpr calls constants, but whose arrays come from outside.
     free = jaxpr.constvars[len(consts) :]
-    names = signature.arg_names if signature is not None else ()
-    inputs = []
+    arg_names = signature.arg_names if signature is not None else ()
+    inputs: dict[str, Value] = {}
     for i, var in enumerate((*free, *jaxpr.invars)):
-        value = Value(names[i] if i < len(names) else f"in{i}", var.aval)
+        name_of_input = arg_names[i] if i < len(arg_names) else f"in{i}"
+        while name_of_input in inputs:
+            name_of_input += "'"
+        env[var] = inputs[name_of_input] = Value(name_of_input, var.aval)
+
+    constants: dict[Value, Any] = {}
+    by_identity: dict[int, Value] = {}
+    number = 0
+    for var, const in zip(jaxpr.constvars, consts, strict=False):
+        # The same array closed over twice is one constant.
+        value = by_identity.get(id(const))
+        if value is None or value.aval != var.aval:
+            while f"const{number}" in inputs:
+                number += 1
+            value = by_identity[id(const)] = Value(f"const{number}", var.aval)
+            constants[value] = const
+            number += 1
         env[var] = value
-        inputs.append(value)
+    names = Names(inputs)
 
     literal = compat.Literal
 
@@ -62,8 +68,7 @@ def graph_of_jaxpr(
         ins = tuple([read(atom) for atom in eqn.invars])
         outs = []
         for var in eqn.outvars:
-            value = env[var] = Value(f"{primitive.name}_{counter}", var.aval)
-            counter += 1
+            value = env[var] = Value(names.fresh(primitive.name), var.aval)
             outs.append(value)
         has_body = next(compat.bodies_in_params(eqn.params), None) is not None
         nodes.append(
@@ -79,7 +84,15 @@ def graph_of_jaxpr(
             )
         )
     outputs = [read(atom) for atom in jaxpr.outvars]
-    return Graph(name, inputs, nodes, outputs, constants, signature=signature, next_id=counter)
+    return Graph(
+        name,
+        tuple(inputs.values()),
+        nodes,
+        outputs,
+        constants,
+        signature=signature,
+        next_id=names.next_id,
+    )
 
 
 def graph_of_body(body: Any, where: str, memo: dict[int, Any] | None) -> Graph:

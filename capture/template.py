@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxpress.capture import compat
 from jaxpress.capture.from_jaxpr import graph_of_jaxpr
 from jaxpress.capture.graph import Graph, Literal, Node, Value
+from jaxpress.capture.names import Names
 
 __all__ = ["Template", "inline_calls", "template_of"]
 
@@ -64,7 +65,7 @@ def inline_calls(graph: Graph) -> Graph:
     if not any(_is_plain_call(node) for node in graph.nodes):
         return graph
     nodes: list[Node] = []
-    counter = graph.next_id
+    names = Names((v.name for v in (*graph.inputs, *graph.constants)), graph.next_id)
     constants = dict(graph.constant_values)
     by_identity = {id(array): v for v, array in constants.items()}
     env: dict[Value, Value] = {}
@@ -95,7 +96,7 @@ def inline_calls(graph: Graph) -> Graph:
                 array = body.constant_value(v)
                 known = by_identity.get(id(array))
                 if known is None:
-                    known = by_identity[id(array)] = Value(f"const{len(constants)}", v.aval)
+                    known = by_identity[id(array)] = Value(names.fresh("const"), v.aval)
                     constants[known] = array
                 inner[v] = known
             name_stack = node.source_info.name_stack
@@ -111,8 +112,7 @@ def inline_calls(graph: Graph) -> Graph:
             continue
         outs = []
         for v in node.outputs:
-            env[v] = new = Value(f"{node.op}_{counter}", v.aval)
-            counter += 1
+            env[v] = new = Value(names.fresh(node.op), v.aval)
             outs.append(new)
         source_info = node.source_info
         if outer_stack.stack:
@@ -131,7 +131,9 @@ def inline_calls(graph: Graph) -> Graph:
             )
         )
     outputs = [read(v) for v in graph.outputs]
-    return graph.with_parts(nodes=nodes, outputs=outputs, constants=constants, next_id=counter)
+    return graph.with_parts(
+        nodes=nodes, outputs=outputs, constants=constants, next_id=names.next_id
+    )
 
 
 def read_from(env: dict[Value, Value], v: Value) -> Value:
