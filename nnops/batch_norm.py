@@ -19,6 +19,7 @@ from jaxpress.nnops.transforms import general_batch
 __all__ = ["batch_norm"]
 
 OPERANDS = ("x", "mean", "var", "scale", "bias")
+EPSILON = 1e-5
 
 
 def _reference(
@@ -65,12 +66,18 @@ def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
     return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), *args[1:], **params), 0
 
 
+def _normalize(params: dict[str, Any]) -> dict[str, Any]:
+    epsilon = static_value("batch_norm", "epsilon", params["epsilon"], EPSILON)
+    return {**params, "epsilon": epsilon}
+
+
 _BATCH_NORM = define(
     "batch_norm",
     _reference,
     operands=OPERANDS[:3],
     optional=OPERANDS[3:],
-    defaults={"axis": -1, "epsilon": 1e-5},
+    defaults={"axis": -1, "epsilon": EPSILON},
+    normalize=_normalize,
     batch=_batch,
 )
 
@@ -119,5 +126,4 @@ def batch_norm(
     if "x" not in given:
         raise OpError("batch_norm", "x is missing", given, "give x")
     at = axes_from_end("batch_norm", given["x"], operator.index(axis))
-    epsilon = static_value("batch_norm", "epsilon", epsilon, 1e-5)
     return _BATCH_NORM.rebind(given, axis=at, epsilon=epsilon)

@@ -7,7 +7,8 @@ function plus its kernels, and it works under ``jit``, ``grad``, ``vmap``, ``sca
 
 Static parameters of an op's primitive:
 
-- those of its reference, hashable and short, since people read them;
+- those of its reference, hashable and short, since people read them. JAX caches by equality, and
+  1, 1.0 and True are equal: give each parameter one type, in ``normalize``;
 - ``operands``, for ops with optional operands: the names of those present, in order;
 - ``kernel``, for ops with more than one kernel: how it will be computed;
 - ``mapped``, only where ``vmap`` could not be expressed by leading dimensions: one tuple of axes
@@ -97,9 +98,11 @@ def define(
         normalize=normalize,
     )
 
+    of_reference = {"kernel": REFERENCE} if kernels else {}
+
     @functools.lru_cache(maxsize=4096)
-    def jitted(key: tuple[tuple[str, type, Any], ...]) -> Any:
-        fn = op.implementation({k: v for k, _, v in key})
+    def jitted(params: tuple[tuple[str, Any], ...]) -> Any:
+        fn = op.implementation(dict(params))
 
         def call(*arrays: Any) -> Any:
             with jax.named_scope(name):
@@ -109,12 +112,12 @@ def define(
         return jax.jit(call)
 
     def implement(*arrays: Any, **params: Any) -> Any:
-        return jitted(_key(params))(*arrays)
+        return jitted(tuple(sorted(params.items())))(*arrays)
 
     def abstract(*avals: Any, **params: Any) -> Any:
         # jit's own trace cache: its key already holds avals, mesh, x64 and promotion mode.
-        out = jitted(_key({**params, **({"kernel": REFERENCE} if kernels else {})})).trace(*avals)
-        out = out.jaxpr.out_avals
+        static = tuple(sorted({**params, **of_reference}.items()))
+        out = jitted(static).trace(*avals).jaxpr.out_avals
         return out if multiple_results else out[0]
 
     def lower(ctx: Any, *args: Any, **params: Any) -> Any:
@@ -139,11 +142,6 @@ def define(
     )
     ops[name] = op
     return op
-
-
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, type, Any], ...]:
-    # Types too: 1, 1.0 and True are equal, and compute different dtypes.
-    return tuple((k, type(v), v) for k, v in sorted(params.items()))
 
 
 def _call_rule(op: OpDef, rule: Callable[..., Any], first: Any, second: Any, **params: Any) -> Any:

@@ -28,7 +28,12 @@ def elementwise(
     Returns:
         The definition.
     """
-    return define(name, reference, defaults=defaults, batch=same_batch)
+    defaults = dict(defaults or {})
+
+    def normalize(params: dict[str, Any]) -> dict[str, Any]:
+        return {k: static_value(name, k, v, defaults[k]) for k, v in params.items()}
+
+    return define(name, reference, defaults=defaults, normalize=normalize, batch=same_batch)
 
 
 def apply(op: OpDef, x: Any, **params: Any) -> Any:
@@ -37,5 +42,4 @@ def apply(op: OpDef, x: Any, **params: Any) -> Any:
     Raises:
         OpTypeError: a parameter is no static number.
     """
-    static = {k: static_value(op.name, k, v, op.defaults[k]) for k, v in params.items()}
-    return op.rebind({"x": jnp.asarray(x)}, **static)
+    return op.rebind({"x": jnp.asarray(x)}, **params)

@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxpress.nnops.conv_geometry import explicit_padding, per_dimension
 from jaxpress.nnops.define import define
-from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.kernels import pool_windows
 from jaxpress.nnops.opdef import Kernel, OpDef
 
@@ -47,6 +47,8 @@ def _max_with(reduce: Reduce) -> Callable[..., Any]:
             least = np.array(-np.inf, x.dtype)
         elif x.dtype == jnp.bool_:
             least = np.array(False)
+        elif not jnp.issubdtype(x.dtype, jnp.integer):
+            raise OpTypeError("max_pool", f"x is {x.dtype}", {"x": x}, "give numbers with an order")
         else:
             least = np.array(jnp.iinfo(x.dtype).min, x.dtype)
         return reduce(x, least, lax.max, params)

@@ -100,12 +100,12 @@ def transpose(op: OpDef, cotangent: Any, args: Any, params: dict[str, Any]) -> l
         full = list(args)
         for i, array in zip(unknown, arrays, strict=True):
             full[i] = array
-        return fn(*full)
+        outs = fn(*full)
+        return tuple(outs) if op.primitive.multiple_results else (outs,)
 
     # Of the chosen kernel, so that a gradient is as fast as the value.
     back = jax.linear_transpose(of_unknown, *(args[i].aval for i in unknown))
-    cotangents = [ad.instantiate_zeros(c) for c in cotangents]
-    given = back(cotangents if op.primitive.multiple_results else cotangents[0])
+    given = back(tuple(map(ad.instantiate_zeros, cotangents)))
     for i, c in zip(unknown, given, strict=True):
         out[i] = c
     return out
