@@ -107,12 +107,12 @@ search.addEventListener('input', () => {
 """
 
 
-def html_page(title: str, panes: Sequence[tuple[str, Picture, bytes]]) -> str:
+def html_page(title: str, panes: Sequence[tuple[Picture, bytes]]) -> str:
     """One page with the pictures side by side.
 
     Args:
       title: the page's title.
-      panes: each picture's heading, the picture, and its SVG, with ids of their own.
+      panes: each picture and its SVG; no id may be in two of them.
 
     Returns:
       The page; it loads nothing from anywhere.
@@ -125,10 +125,10 @@ def html_page(title: str, panes: Sequence[tuple[str, Picture, bytes]]) -> str:
                 (box.title, box.caption, *box.lines, *(v for _, v in box.detail))
             ).lower(),
         }
-        for _, picture, _ in panes
+        for picture, _ in panes
         for box in picture.boxes()
     }
-    families = {box.family for _, picture, _ in panes for box in picture.boxes()}
+    families = {box.family for picture, _ in panes for box in picture.boxes()}
     keys = "".join(
         f'<span class="key" style="background:{f.fill};border-color:{f.border}">'
         f"{html.escape(f.label)}</span>"
@@ -136,9 +136,10 @@ def html_page(title: str, panes: Sequence[tuple[str, Picture, bytes]]) -> str:
         if name in families and name not in ("io", "other", "group", "control")
     )
     sections = "".join(
-        f"<section><h2>{html.escape(heading)} <small>{html.escape(picture.subtitle)}</small></h2>"
+        f"<section><h2>{html.escape(picture.title)} "
+        f"<small>{html.escape(picture.subtitle)}</small></h2>"
         f'<div class="pane">{_inline_svg(svg)}</div></section>'
-        for heading, picture, svg in panes
+        for picture, svg in panes
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -164,5 +165,7 @@ def _inline_svg(svg: bytes) -> str:
     start = text.find("<svg")
     text = text[start:]
     head, _, rest = text.partition(">")
+    # Graphviz counts its own ids from 0 in every picture; those of boxes and frames are ours.
+    rest = re.sub(r'<g id="(?:graph|edge)\d+" ', "<g ", rest)
     # Its own size would fight with the pane's; the viewBox says all.
     return re.sub(r'\s(width|height)="[^"]*"', "", head) + ">" + rest.rstrip()
