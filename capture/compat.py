@@ -128,7 +128,10 @@ def replace_body(name: str, old: Any, new_closed: Any) -> Any:
         derivative rule after its body.
       new_closed: what is to take its place.
     """
-    new_closed = _with_debug_info(new_closed, closed_parts(old)[0].debug_info)
+    old_jaxpr = closed_parts(old)[0]
+    # The branches of a cond all declare the effects of every one of them.
+    declared = [e for e in old_jaxpr.effects if not _is_of_an_operand(e)]
+    new_closed = _with_debug_info(new_closed, old_jaxpr.debug_info, declared)
     jaxpr, consts = closed_parts(new_closed)
     if _JAXPR_CLASSES_ARE_ONE:
         return None if consts and not (old.consts or name in _MAY_HOLD_CONSTANTS) else new_closed
@@ -137,7 +140,12 @@ def replace_body(name: str, old: Any, new_closed: Any) -> Any:
     return None if consts else jaxpr
 
 
-def _with_debug_info(closed: Any, info: Any) -> Any:
+def _is_of_an_operand(effect: Any) -> bool:
+    """Whether an effect is a read or write of a reference, named by its variable or place."""
+    return hasattr(effect, "input") or hasattr(effect, "input_index")
+
+
+def _with_debug_info(closed: Any, info: Any, effects: Sequence[Any] = ()) -> Any:
     jaxpr = closed if _JAXPR_CLASSES_ARE_ONE else closed.jaxpr
     own = jaxpr.debug_info
     # Names that do not fit any more, since a pass has added an input or output, are dropped.
@@ -145,7 +153,7 @@ def _with_debug_info(closed: Any, info: Any) -> Any:
         info = info._replace(arg_names=own.arg_names)
     if info.result_paths is not None and len(info.result_paths) != len(jaxpr.outvars):
         info = info._replace(result_paths=own.result_paths)
-    named = jaxpr.replace(debug_info=info)
+    named = jaxpr.replace(debug_info=info, effects={*jaxpr.effects, *effects})
     return named if _JAXPR_CLASSES_ARE_ONE else ClosedJaxpr(named, closed.consts)
 
 

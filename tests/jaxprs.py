@@ -68,10 +68,10 @@ def _bodies(where: str, a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> str
         here = f"{where}/{i} {eqn_a.primitive}"
         if eqn_a.primitive is not eqn_b.primitive:
             return f"{here} and {eqn_b.primitive}"
-        for what in ("effects", "ctx"):
-            x, y = getattr(eqn_a, what), getattr(eqn_b, what)
-            if x != y and str(x) != str(y):
-                return f"{here}: {what} {x} and {y}"
+        if _effects(eqn_a, eqn_a.invars) != _effects(eqn_b, eqn_b.invars):
+            return f"{here}: effects {eqn_a.effects} and {eqn_b.effects}"
+        if str(eqn_a.ctx) != str(eqn_b.ctx):
+            return f"{here}: context {eqn_a.ctx} and {eqn_b.ctx}"
         x, y = eqn_a.source_info, eqn_b.source_info
         if str(x.name_stack) != str(y.name_stack):
             return f"{here}: name stack {x.name_stack} and {y.name_stack}"
@@ -84,6 +84,11 @@ def _bodies(where: str, a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> str
         atoms("constants", open_a.constvars, open_b.constvars, True)
         or atoms("inputs", open_a.invars, open_b.invars, True)
         or (len(open_a.eqns) != len(open_b.eqns) and f"{where}: other equations:\n{a}\n{b}")
+        or (
+            _effects(open_a, (*open_a.constvars, *open_a.invars))
+            != _effects(open_b, (*open_b.constvars, *open_b.invars))
+            and f"{where}: effects {open_a.effects} and {open_b.effects}"
+        )
     )
     for i, (eqn_a, eqn_b) in enumerate(zip(open_a.eqns, open_b.eqns, strict=False)):
         found = (
@@ -99,10 +104,27 @@ def _bodies(where: str, a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> str
     return found or ""
 
 
+def _effects(owner: Any, operands: Any) -> list[tuple[str, Any]]:
+    """Effects by kind; those on a reference with the operand's place, since variables differ."""
+    found = []
+    for effect in owner.effects:
+        operand = getattr(effect, "input", getattr(effect, "input_index", None))
+        if operand is None:
+            found.append((str(effect), -1))
+        else:
+            place = operand if isinstance(operand, int) else list(operands).index(operand)
+            found.append((type(effect).__name__, place))
+    return sorted(found)
+
+
 def _params(where: str, a: dict[str, Any], b: dict[str, Any], seen: dict) -> str:
     if a.keys() != b.keys():
         return f"{where}: parameters {sorted(a)} and {sorted(b)}"
     for key in a:
+        # JAX itself turns values that a function with a derivative rule closes over into
+        # arguments when such an equation is bound again, and wraps the rule accordingly.
+        if key == "bwd" or (key == "num_consts" and "call_jaxpr" in a):
+            continue
         found = _param(f"{where}.{key}", a[key], b[key], seen)
         if found:
             return found
