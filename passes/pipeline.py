@@ -20,9 +20,10 @@ class Pass:
 
     Args:
       name: what reports and ``Pipeline.without`` call it.
-      work: rules, a function that gives rules (made on first use), or a function
-        ``graph -> graph`` (which may take ``record=`` for its rewrites).
+      work: rules, or a function ``graph -> graph`` (which may take ``record=`` for its rewrites).
       summary: one line on what it does.
+      makes_rules: ``work`` is a function that gives the rules instead, for the op names that occur
+        in a graph (``None`` for all of them), for rules that are costly to make.
 
     >>> from jaxpress.passes.pattern import any_value, op
     >>> rule = Rule("no_double_neg", op("neg", op("neg", any_value("x"))), lambda x: x)
@@ -40,7 +41,7 @@ class Pass:
         self.name = name
         self.summary = summary or (inspect.getdoc(work) or "").split("\n", 1)[0]
         self._rules: RuleSet | None = None
-        self._make_rules: Callable[[], RuleSet] | None = None
+        self._make_rules: Callable[[Any], RuleSet] | None = None
         self._fn: Callable[..., Graph] | None = None
         self._records = False
         if isinstance(work, Rule):
@@ -59,13 +60,18 @@ class Pass:
     def rules(self) -> RuleSet:
         """Its rules; empty for a pass that is a function."""
         if self._rules is None:
-            self._rules = self._make_rules() if self._make_rules is not None else RuleSet()
+            self._rules = RuleSet() if self._make_rules is None else self._make_rules(None)
         return self._rules
+
+    def _rules_for(self, graph: Graph) -> RuleSet:
+        if self._rules is None and self._make_rules is not None:
+            return self._make_rules(graph.count())
+        return self.rules
 
     def __call__(self, graph: Graph, record: list[Rewrite] | None = None) -> Graph:
         """The new graph; rewrites are added to ``record``."""
         if self._fn is None:
-            return rewrite(graph, self.rules, pass_name=self.name, record=record)
+            return rewrite(graph, self._rules_for(graph), pass_name=self.name, record=record)
         if self._records:
             return self._fn(graph, record=record)
         return self._fn(graph)

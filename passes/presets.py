@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from jaxpress.capture import PassError
@@ -41,8 +42,8 @@ __all__ = [
 ]
 
 
-def _raise_rules() -> RuleSet:
-    return LINEAR_RULES + POOL_RULES + RAISE_BATCH_NORM + activation_rules()
+def _raise_rules(ops: Collection[str] | None) -> RuleSet:
+    return LINEAR_RULES + POOL_RULES + RAISE_BATCH_NORM + activation_rules(ops)
 
 
 inline = Pass("inline", _inline)
@@ -53,7 +54,7 @@ raise_ops = Pass(
     "raise_ops", _raise_rules, "Equations become the named ops they are.", makes_rules=True
 )
 raise_clips = Pass(
-    "raise_clips", clip_rules, "max(x, 0) becomes relu: other derivative at 0.", makes_rules=True
+    "raise_clips", lambda ops: clip_rules(), "max(x, 0) becomes relu: other derivative at 0.", makes_rules=True
 )
 fold_batch_norm = Pass(
     "fold_batch_norm", FOLD_RULES, "Known scales and shifts move into the weights."

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxpress.capture import Node
-from jaxpress.passes.pattern import State, any_value, op
+from jaxpress.passes.pattern import State, any_value, op, scalar
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.view import View, broadcast_operand
 
@@ -39,6 +40,14 @@ DROP_CONVERT = Rule(
     "drop_convert",
     op("convert_element_type", any_value("x"), where=_same_type),
     lambda x: x,
+)
+
+# convert(2) -> 2.0, a scalar that is written in the program
+CONVERT_SCALAR = Rule(
+    "convert_scalar",
+    op("convert_element_type", scalar(name="c")),
+    lambda c, *, match: np.asarray(c).astype(match.root.output.dtype),
+    lambda m: None if m.root.output.ndim == 0 else "it is no scalar",
 )
 
 # copy(x) -> x
@@ -146,6 +155,7 @@ RESHAPE_CHAIN = Rule(
 CLEANUP_RULES = RuleSet(
     (
         DROP_CONVERT,
+        CONVERT_SCALAR,
         DROP_COPY,
         DROP_RESHAPE,
         DROP_TRANSPOSE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -31,29 +31,65 @@ __all__ = ["activation_rules", "clip_rules", "pattern_of"]
 _SHAPE_PARAMS = frozenset(
     {"shape", "sharding", "out_sharding", "broadcast_dimensions", "weak_type", "accuracy"}
 )
-# Two values of every numeric parameter, to see where it stands in the trace.
-_PROBES = (0.37, 1.73)
+# A number that no model has, to see where a parameter stands in the trace.
+_PROBE = 0.3719582
+
+
+# Operations without which an activation cannot be there: its pattern is not even made for a graph
+# that lacks one, since tracing all of them takes longer than rewriting a model.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "celu": ("expm1",),
+    "elu": ("expm1",),
+    "gelu": ("mul",),
+    "hard_sigmoid": ("custom_jvp_call", "div"),
+    "hard_silu": ("custom_jvp_call", "div", "mul"),
+    "hard_tanh": ("select_n",),
+    "leaky_relu": ("select_n", "mul"),
+    "log_sigmoid": ("custom_jvp_call", "neg"),
+    "mish": ("custom_jvp_call", "tanh"),
+    "relu": ("custom_jvp_call",),
+    "relu6": ("custom_jvp_call",),
+    "selu": ("expm1",),
+    "sigmoid": ("logistic",),
+    "silu": ("logistic", "mul"),
+    "soft_sign": ("abs", "div"),
+    "softplus": ("custom_jvp_call",),
+    "sparse_plus": ("select_n",),
+    "sparse_sigmoid": ("select_n",),
+    "squareplus": ("sqrt",),
+}
+
+
+def activation_rules(ops: Collection[str] | None = None) -> RuleSet:
+    """The rules for every activation.
+
+    Args:
+      ops: the op names of a graph; activations that cannot be in it are left out.
+    """
+    rules: list[Rule] = []
+    for name in activation_entries():
+        if name not in nnops.registry():  # a primitive of JAX's own, such as tanh
+            continue
+        if ops is None or all(need in ops for need in _NEEDS.get(name, ())):
+            rules.extend(_rules_of(name))
+    return RuleSet(rules)
 
 
 @functools.cache
-def activation_rules() -> RuleSet:
-    """One rule or more for each activation; built on first use, since it has to trace."""
+def _rules_of(name: str) -> tuple[Rule, ...]:
+    entry = activation_entries()[name]
     rules = []
-    for name, entry in activation_entries().items():
-        if name not in nnops.registry():  # a primitive of JAX's own, such as tanh
-            continue
-        for fixed in _fixed_choices(entry.defaults):
-            free = [k for k in entry.defaults if k not in fixed]
+    for fixed in _fixed_choices(entry.defaults):
+        free = [k for k in entry.defaults if k not in fixed]
+        pattern = _activation_pattern(entry.reference, fixed, free)
+        if pattern is None and free:
+            # A parameter that is computed with: the default value at least is known.
+            fixed, free = dict(entry.defaults), []
             pattern = _activation_pattern(entry.reference, fixed, free)
-            if pattern is None and free:
-                # A parameter that is computed with: the default value at least is known.
-                fixed, free = dict(entry.defaults), []
-                pattern = _activation_pattern(entry.reference, fixed, free)
-            if pattern is not None:
-                rules.append(
-                    Rule(f"raise_{name}", pattern, _replacement(entry.op, fixed, free), _guard)
-                )
-    return RuleSet(rules)
+        if pattern is not None:
+            replacement = _replacement(entry.op, fixed, free)
+            rules.append(Rule(f"raise_{name}", pattern, replacement, _guard))
+    return tuple(rules)
 
 
 def _fixed_choices(defaults: Any) -> list[dict[str, Any]]:
@@ -96,19 +132,12 @@ def _activation_pattern(
     reference: Callable[..., Any], fixed: dict[str, Any], free: list[str]
 ) -> Op | None:
     """The pattern of an elementwise function of one array with numeric parameters ``free``."""
-    patterns = []
-    for probe in _PROBES if free else _PROBES[:1]:
-        values = {k: probe * (1 + i / 16) for i, k in enumerate(free)}
-
-        def call(x: Any, values: dict[str, float] = values) -> Any:
-            return reference(x, **fixed, **values)
-
-        holes = {v: k for k, v in values.items()}
-        patterns.append(pattern_of(call, ["x"], holes))
-    pattern, found = patterns[0]
-    if free and (found != set(free) or patterns[1][1] != set(free)):
-        return None
-    return pattern if isinstance(pattern, Op) else None
+    # A parameter that is only computed with leaves a number in the pattern that no model has.
+    values = {k: _PROBE * (1 + i / 16) for i, k in enumerate(free)}
+    pattern, found = pattern_of(
+        lambda x: reference(x, **fixed, **values), ["x"], {v: k for k, v in values.items()}
+    )
+    return pattern if isinstance(pattern, Op) and found == set(free) else None
 
 
 def pattern_of(

@@ -1,0 +1,124 @@
+"""Small graphs run by NumPy: what prepares weights is not worth compiling.
+
+Folding a batch norm takes a few hundred cheap operations on weights, once. XLA would take a
+second to compile what NumPy does in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpress.capture.graph import Graph, Literal, Node, Value
+
+__all__ = ["evaluate_with_numpy", "numpy_can_run"]
+
+
+def _broadcast(node: Node, x: Any) -> Any:
+    shape, dims = node.params["shape"], node.params["broadcast_dimensions"]
+    spread = [1] * len(shape)
+    for axis, d in zip(dims, x.shape, strict=True):
+        spread[axis] = d
+    return np.broadcast_to(np.reshape(x, spread), shape)
+
+
+def _like_output(node: Node, x: Any) -> Any:
+    return np.reshape(x, node.outputs[0].shape)
+
+
+def _integer_pow(node: Node, x: Any) -> Any:
+    y = node.params["y"]
+    return np.power(x, y) if y >= 0 else 1 / np.power(x, -y)
+
+
+_FLOAT_OPS: dict[str, Callable[..., Any]] = {
+    "add": lambda node, a, b: a + b,
+    "add_any": lambda node, a, b: a + b,
+    "sub": lambda node, a, b: a - b,
+    "mul": lambda node, a, b: a * b,
+    "div": lambda node, a, b: a / b,
+    "neg": lambda node, a: -a,
+    "abs": lambda node, a: np.abs(a),
+    "max": lambda node, a, b: np.maximum(a, b),
+    "min": lambda node, a, b: np.minimum(a, b),
+    "sqrt": lambda node, a: np.sqrt(a),
+    "rsqrt": lambda node, a: 1 / np.sqrt(a),
+    "square": lambda node, a: a * a,
+    "integer_pow": _integer_pow,
+    "pow": lambda node, a, b: np.power(a, b),
+    "exp": lambda node, a: np.exp(a),
+}
+_ANY_OPS: dict[str, Callable[..., Any]] = {
+    "broadcast_in_dim": _broadcast,
+    "reshape": _like_output,
+    "squeeze": _like_output,
+    "expand_dims": _like_output,
+    "copy": lambda node, a: a,
+    "transpose": lambda node, a: np.transpose(a, node.params["permutation"]),
+    "convert_element_type": lambda node, a: a.astype(node.params["new_dtype"]),
+    "eq": lambda node, a, b: a == b,
+    "ne": lambda node, a, b: a != b,
+    "lt": lambda node, a, b: a < b,
+    "le": lambda node, a, b: a <= b,
+    "gt": lambda node, a, b: a > b,
+    "ge": lambda node, a, b: a >= b,
+    "select_n": lambda node, which, *cases: np.where(which, cases[1], cases[0]),
+}
+
+
+def numpy_can_run(graph: Graph) -> bool:
+    """Whether every node is one whose NumPy form gives the same, to rounding."""
+    return all(_is_plain(node) for node in graph.nodes)
+
+
+def _is_plain(node: Node) -> bool:
+    if len(node.outputs) != 1 or node.effects:
+        return False
+    types = [v.dtype for v in (*node.inputs, node.output)]
+    if not all(isinstance(t, np.dtype) for t in types):
+        return False  # random keys and the like
+    if node.op in _FLOAT_OPS:
+        return all(_is_float(t) for t in types)
+    if node.op not in _ANY_OPS or len(node.inputs) > 1 and node.op == "reshape":
+        return False
+    match node.op:
+        case "convert_element_type":
+            # NumPy and XLA differ in what becomes of a float that no integer can hold.
+            return _is_float(types[1]) or types[0].kind in "biu"
+        case "select_n":
+            return types[0] == np.bool_ and len(node.inputs) == 3
+        case "broadcast_in_dim":
+            return len(node.inputs) == 1
+        case _:
+            return True
+
+
+def _is_float(dtype: Any) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def evaluate_with_numpy(
+    graph: Graph, flat: Sequence[Any], constants: Sequence[Any]
+) -> list[jax.Array]:
+    """Run ``graph``, for which ``numpy_can_run``, on arrays that lie in the host's memory.
+
+    Returns:
+      Arrays of the outputs' dtypes, on JAX's default device.
+    """
+    env: dict[Value, Any] = {
+        v: np.asarray(x) for v, x in zip(graph.inputs, flat, strict=True)
+    }
+    env.update(zip(graph.constants, map(np.asarray, constants), strict=True))
+
+    def read(v: Value) -> Any:
+        return np.asarray(v.val).astype(v.dtype) if isinstance(v, Literal) else env[v]
+
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            work = _FLOAT_OPS.get(node.op) or _ANY_OPS[node.op]
+            out = work(node, *map(read, node.inputs))
+            env[node.output] = np.asarray(out, node.output.dtype)
+    return [jax.numpy.asarray(np.asarray(read(v), order="C")) for v in graph.outputs]

@@ -1,0 +1,328 @@
+"""A function goes in, the same function comes out, rewritten: ``jaxpress.optimize``."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from jaxpress.capture import ArgumentError, Graph, compat, trace
+from jaxpress.capture.evaluate import evaluate, evaluate_prologue
+from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
+from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
+from jaxpress.passes.pipeline import Pass
+from jaxpress.passes.select_kernels import preferences_of
+from jaxpress.weights import PreparedWeights
+
+__all__ = ["Optimized", "optimize"]
+
+
+def optimize(
+    fn: Callable[..., Any],
+    passes: Any = None,
+    weight_argnums: int | Sequence[int] = (),
+    kernels: Any = "auto",
+    verify: bool = False,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+) -> Optimized:
+    """The same function, rewritten to run faster.
+
+    The result compiles itself when it is called outside a trace, and is inlined inside one, so it
+    works under ``jit``, ``grad``, ``vmap``, ``scan`` and ``jax.export``. What depends on weights
+    alone (closed-over arrays and ``weight_argnums``) is computed once, not on every call.
+
+    Args:
+      fn: any function that JAX can trace.
+      passes: a pipeline, a preset's name (``"default"``, ``"inference"``, ``"cleanup"``), or a
+        list of passes, rules and names; ``None`` for the default, which is safe on anything.
+      weight_argnums: positions of the arguments that hold weights. Prepared weights are kept while
+        the same arrays come (by identity, weakly held); new ones are prepared anew.
+      kernels: ``"auto"``, ``"reference"``, or op names with a kernel's name each.
+      verify: compare with ``fn`` on the first call for each set of shapes.
+      static_argnums, static_argnames: arguments that are Python values, as in ``jax.jit``.
+
+    Returns:
+      A callable with ``fn``'s signature, and ``graph``, ``report``, ``lower`` and ``export``.
+
+    Raises:
+      PassError: a pass or a kernel is unknown.
+      ArgumentError: ``fn`` is not callable, or an argument number is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> w = jnp.ones((3, 4))
+    >>> fast = optimize(lambda x: jnp.tanh(x @ w))
+    >>> fast(jnp.ones((2, 3))).shape
+    (2, 4)
+    >>> fast.graph(jnp.ones((2, 3))).count()
+    Counter({'dense': 1})
+    """
+    if not callable(fn):
+        raise ArgumentError(f"optimize takes a function, got {type(fn).__name__}: {fn!r}")
+    preferences_of(kernels, "cpu")  # unknown names are refused now, not on the first call
+    pipeline = pipeline_of(passes)
+    if kernels != "auto":
+        chosen = functools.partial(select_kernels_with, kernels=kernels)
+        summary = select_kernels.summary
+        pipeline = pipeline.replaced("select_kernels", Pass("select_kernels", chosen, summary))
+    return Optimized(fn, pipeline, weight_argnums, verify, static_argnums, static_argnames)
+
+
+def select_kernels_with(graph: Graph, record: Any = None, *, kernels: Any) -> Graph:
+    """The pass ``select_kernels`` with preferences other than the platform's."""
+    from jaxpress.passes.select_kernels import select_kernels as select
+
+    return select(graph, record, kernels=kernels)
+
+
+class _Program:
+    """One optimised graph, for one set of shapes, and its compiled forms."""
+
+    def __init__(self, graph: Graph, report: Report):
+        self.graph = graph
+        self.report = report
+        self.signature = graph.signature
+        self.constants = list(graph.constant_values.values())
+        prologue = graph.prologue
+        hoisted = [] if prologue is None else list(prologue.constant_values.values())
+        self.holds_tracers = any(map(compat.is_tracer, (*self.constants, *hoisted)))
+        self.weights = PreparedWeights(self._run_prologue)
+
+        def run(constants: list[Any], prepared: list[Any], flat: list[Any]) -> list[Any]:
+            return evaluate(graph, flat, constants, prepared)
+
+        run.__name__ = graph.name
+        self.compiled = jax.jit(run)
+        self.inlined = jax.jit(run, inline=True)
+        place = {v: i for i, v in enumerate(graph.inputs)}
+        inputs = () if prologue is None else prologue.inputs
+        # Where in the flat inputs the prologue finds the weights that it needs.
+        self.weight_places = [place[v] for v in inputs]
+        self._hoisted = hoisted
+
+        def run_prologue(constants: list[Any], weights: list[Any]) -> list[Any]:
+            assert prologue is not None
+            return evaluate(prologue, weights, constants)
+
+        self._prologue = jax.jit(run_prologue)
+        self._with_numpy = prologue is not None and numpy_can_run(prologue)
+
+    def _run_prologue(self, weights: list[Any]) -> list[Any]:
+        prologue = self.graph.prologue
+        if prologue is None:
+            return []
+        with compat.outside_trace():
+            if self._with_numpy and all(map(_on_host, (*self._hoisted, *weights))):
+                return evaluate_with_numpy(prologue, weights, self._hoisted)
+            return self._prologue(self._hoisted, weights)
+
+    def prepared(self, flat: Sequence[Any]) -> list[Any]:
+        """The prologue's results for these inputs; kept for weights that are concrete."""
+        if self.graph.prologue is None:
+            return []
+        weights = [flat[i] for i in self.weight_places]
+        if self.holds_tracers or any(map(compat.is_tracer, weights)):
+            env = dict(zip(self.graph.inputs, flat, strict=True))
+            env.update(self.graph.constant_values)
+            return evaluate_prologue(self.graph, env)
+        return self.weights(weights)
+
+
+class Optimized:
+    """A function that ``optimize`` made; call it like the original.
+
+    Attributes:
+      fn: the original.
+      pipeline: the passes.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        pipeline: Pipeline,
+        weight_argnums: int | Sequence[int] = (),
+        verify: bool = False,
+        static_argnums: int | Sequence[int] = (),
+        static_argnames: str | Sequence[str] = (),
+    ):
+        self.fn = fn
+        self.pipeline = pipeline
+        self._static_argnums = _as_tuple(static_argnums, int)
+        self._static_argnames = _as_tuple(static_argnames, str)
+        self._weight_argnums = _as_tuple(weight_argnums, int)
+        self._weight_names = _names_at(fn, self._weight_argnums)
+        self._verify = verify
+        self._programs: dict[Any, _Program] = {}
+        functools.update_wrapper(self, fn, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``fn(*args, **kwargs)`` gives."""
+        flat, program = self._program(args, kwargs)
+        prepared = program.prepared(flat)
+        inside = compat.under_trace() or any(map(compat.is_tracer, flat))
+        run = program.inlined if inside or program.holds_tracers else program.compiled
+        out = run(program.constants, prepared, flat)
+        assert program.signature is not None
+        return jax.tree_util.tree_unflatten(program.signature.out_tree, out)
+
+    def graph(self, *args: Any, **kwargs: Any) -> Graph:
+        """The optimised graph for these arguments (arrays or ``jax.ShapeDtypeStruct``)."""
+        return self._program(args, kwargs)[1].graph
+
+    def report(self, *args: Any, **kwargs: Any) -> Report:
+        """What each pass did for these arguments; print it for a table."""
+        return self._program(args, kwargs)[1].report
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """The ``jax.stages.Lowered`` of the whole function, closed-over weights included."""
+        return self._as_jit().lower(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """The ``jax.export.Exported`` of the whole function; shapes may be symbolic."""
+        from jax import export
+
+        return export.export(self._as_jit())(*args, **kwargs)
+
+    def _as_jit(self) -> Any:
+        @functools.wraps(self.fn, updated=())
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self(*args, **kwargs)
+
+        return jax.jit(
+            call, static_argnums=self._static_argnums, static_argnames=self._static_argnames
+        )
+
+    # Programs by shapes.
+
+    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list, _Program]:
+        static, dynamic_args, dynamic_kwargs = self._split(args, kwargs)
+        flat, tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
+        key = (tree, static, tuple(map(_type_of, flat)), compat.context_key())
+        program = self._programs.get(key)
+        if program is None:
+            program = self._make(args, kwargs, dynamic_args, dynamic_kwargs)
+            # A program that holds tracers belongs to the trace that it was made in.
+            if not program.holds_tracers:
+                self._programs[key] = program
+            if self._verify:
+                self._check(args, kwargs)
+        return flat, program
+
+    def _split(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        if not self._static_argnums and not self._static_argnames:
+            return (), args, kwargs
+        n = len(args)
+        places = {i % n for i in self._static_argnums if -n <= i < n}
+        static = tuple((i, args[i]) for i in sorted(places))
+        named = tuple((k, kwargs[k]) for k in sorted(kwargs) if k in self._static_argnames)
+        return (
+            (static, named),
+            tuple(a for i, a in enumerate(args) if i not in places),
+            {k: v for k, v in kwargs.items() if k not in self._static_argnames},
+        )
+
+    def _make(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        dynamic_args: tuple[Any, ...],
+        dynamic_kwargs: dict[str, Any],
+    ) -> _Program:
+        for i in self._weight_argnums:
+            if not -len(args) <= i < max(len(args), 1) and not kwargs:
+                raise ArgumentError(
+                    f"weight_argnums has {i}, but {self.__name__} was called with {len(args)} "
+                    "positional arguments"
+                )
+        capture = trace(
+            self.fn, static_argnums=self._static_argnums, static_argnames=self._static_argnames
+        )
+        graph = capture(*args, **kwargs)
+        marks = self._weight_marks(args, dynamic_args, dynamic_kwargs)
+        if any(marks):
+            weights = frozenset(v for v, mark in zip(graph.inputs, marks, strict=True) if mark)
+            graph = graph.with_parts(weight_inputs=weights)
+        with _collector_at_rest():
+            graph, report = self.pipeline.run(graph)
+        return _Program(graph, report)
+
+    def _weight_marks(
+        self, args: tuple[Any, ...], dynamic_args: tuple[Any, ...], dynamic_kwargs: dict[str, Any]
+    ) -> list[bool]:
+        """For each flat input, whether it is a weight."""
+        n = len(args)
+        static = {i % n for i in self._static_argnums if -n <= i < n}
+        weights = {i % n for i in self._weight_argnums if -n <= i < n}
+        dynamic = [i for i in range(n) if i not in static]
+        marked_args = tuple(
+            jax.tree_util.tree_map(lambda _, i=i: i in weights, a)
+            for i, a in zip(dynamic, dynamic_args, strict=True)
+        )
+        marked_kwargs = {
+            k: jax.tree_util.tree_map(lambda _, k=k: k in self._weight_names, v)
+            for k, v in dynamic_kwargs.items()
+        }
+        return jax.tree_util.tree_leaves((marked_args, marked_kwargs))
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        leaves = jax.tree_util.tree_leaves((args, kwargs))
+        concrete = not any(
+            compat.is_tracer(x) or isinstance(x, jax.ShapeDtypeStruct) for x in leaves
+        )
+        if concrete and not compat.under_trace():
+            from jaxpress.verification import verify
+
+            verify(self.fn, self)(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<optimized {self.__name__}: {self.pipeline.name}>"
+
+
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Passes make many small objects that all live on; collecting in between only costs time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _on_host(x: Any) -> bool:
+    """Whether NumPy can read ``x`` without a transfer."""
+    if not isinstance(x, jax.Array):
+        return True
+    return len(x.devices()) == 1 and all(d.platform == "cpu" for d in x.devices())
+
+
+def _as_tuple(given: Any, kind: type) -> tuple[Any, ...]:
+    return (given,) if isinstance(given, kind) else tuple(given)
+
+
+def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]:
+    """The names under which positional arguments may be given as keywords."""
+    try:
+        names = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):  # a callable without a signature
+        return frozenset()
+    return frozenset(names[i] for i in places if -len(names) <= i < len(names))
+
+
+def _type_of(x: Any) -> Any:
+    """What a program's shapes are remembered by."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        weak = getattr(x, "weak_type", False)
+        return jax.core.ShapedArray(x.shape, x.dtype, weak_type=weak, sharding=x.sharding) if (
+            getattr(x, "sharding", None) is not None
+        ) else jax.core.ShapedArray(x.shape, x.dtype, weak_type=weak)
+    return jax.typeof(x)
