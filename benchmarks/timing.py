@@ -98,8 +98,8 @@ def print_comparison(title: str, comparison: Comparison) -> None:
     for name in comparison.blocks:
         t = comparison.times(name)
         ratio = 1.0 if name == first else comparison.ratio(name, first)
-        spread = f"{t['q1']:.2f} .. {t['q3']:.2f}"
-        rows.append([name, f"{t['median']:.2f}", f"{t['min']:.2f}", spread, f"{ratio:.3f}"])
+        spread = f"{t['q1']:.3g} .. {t['q3']:.3g}"
+        rows.append([name, f"{t['median']:.3g}", f"{t['min']:.3g}", spread, f"{ratio:.3f}"])
     print_table(title, ["", "median ms", "min", "quartiles", f"/ {first}"], rows)
 
 
@@ -119,7 +119,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
             padded = [c.rjust(w) for c, w in zip(row, widths, strict=True)]
             print("  ".join([row[0].ljust(widths[0]), *padded[1:]]).rstrip())
         return
-    table = Table(title=title, title_justify="left")
+    print(f"\n{title}")  # rich would fold a title that is wider than its table
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in cells:
@@ -147,13 +148,13 @@ def machine_facts() -> dict[str, Any]:
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Writes data as JSON, whole or not at all."""
+    text = json.dumps(data, indent=1) + "\n"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
     ) as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
+        file.write(text)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
 

@@ -15,15 +15,20 @@ def small_size(name):
     return SMALL.get(name.split("_", 1)[1], HEAVY)
 
 
-@pytest.fixture(scope="module", params=list(zoo.MODELS))
-def model(request):
-    """Each model once, at a small size."""
-    if not zoo.available(request.param):
-        pytest.skip(f"{zoo.MODELS[request.param][1]} is not installed")
-    return zoo.build(request.param, size=small_size(request.param))
+@pytest.mark.parametrize("name", list(zoo.MODELS))
+def test_model(name):
+    """One test for each model: building it costs most, and parallel workers share nothing."""
+    if not zoo.available(name):
+        pytest.skip(f"{zoo.MODELS[name][1]} is not installed")
+    model = zoo.build(name, size=small_size(name))
+    assert model.name == name and model.framework == zoo.MODELS[name][0]
+    check_that_it_computes_something(model)
+    check_closure_and_parameters_give_the_same_function(model)
+    check_that_layers_are_counted(model)
+    check_that_no_weight_is_trivial(model)
 
 
-def test_model_computes_something(model):
+def check_that_it_computes_something(model):
     (x,) = model.args
     run = jax.jit(model.param_fn)  # one compilation serves all three runs
     y = np.asarray(run(model.weights, x))
@@ -37,7 +42,7 @@ def test_model_computes_something(model):
     assert not np.array_equal(np.asarray(run(halved, x)), y)
 
 
-def test_closure_and_parameters_give_the_same_function(model):
+def check_closure_and_parameters_give_the_same_function(model):
     closed = jax.make_jaxpr(model.fn)(*model.args)
     opened = jax.make_jaxpr(model.param_fn)(model.weights, *model.args)
     assert closed.out_avals == opened.out_avals
@@ -49,7 +54,7 @@ def test_closure_and_parameters_give_the_same_function(model):
     assert 0 < held <= model.n_weights * 1.01 + 10
 
 
-def test_layers_are_counted(model):
+def check_that_layers_are_counted(model):
     assert model.n_dense > 0 and sum(model.activations.values()) > 0
     convolutional = not model.name.endswith(("mlp", "transformer"))
     assert (model.n_conv > 0) == (model.n_batch_norm > 0) == convolutional
@@ -57,7 +62,7 @@ def test_layers_are_counted(model):
     assert text.count("= conv_general_dilated[") == model.n_conv
 
 
-def test_no_weight_is_trivial(model):
+def check_that_no_weight_is_trivial(model):
     """No bias, statistic, scale or shift is left at the 0 or 1 that hides a wrong fold."""
     vectors = [np.squeeze(w) for w in jax.tree.leaves(model.weights) if w.dtype == np.float32]
     vectors = [v for v in vectors if v.ndim == 1 and v.size > 1]
