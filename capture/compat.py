@@ -7,6 +7,7 @@ supported: 0.10 (where ``ClosedJaxpr`` is a class of its own) and 0.12 (where it
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ __all__ = [
     "scan_counts",
     "source_frames",
     "trace_closed",
+    "trace_primitive",
     "under_trace",
     "with_constants",
     "with_weak_type",
@@ -291,6 +293,37 @@ def with_weak_type(x: Any, aval: Any) -> Any:
         return x
     primitive = jax.lax.convert_element_type_p
     return primitive.bind(x, new_dtype=got.dtype, weak_type=weak, sharding=None)
+
+
+def trace_primitive(primitive: Any, avals: Sequence[Any], params: dict[str, Any]) -> Any:
+    """What a primitive computes, as a closed jaxpr of other primitives; ``None`` if unknown.
+
+    A primitive defined outside JAX often has an implementation in JAX's own operations. One that
+    has several kernels, told apart by the parameter ``kernel``, is taken by its ``"reference"``.
+    From JAX 0.12, some of JAX's own are such compositions.
+    """
+    hidden = params.get("_prim")
+    if hidden is not None and hasattr(hidden, "expand"):
+
+        def run(*arrays: Any) -> Any:
+            return hidden.expand(*jax.tree.unflatten(hidden.in_tree, arrays))
+
+    else:
+        implementation = primitive.impl
+        while isinstance(implementation, functools.partial):
+            implementation = implementation.func
+        if getattr(implementation, "__module__", "jax").partition(".")[0] in ("jax", "jaxlib"):
+            return None
+        if "kernel" in params:
+            params = {**params, "kernel": "reference"}
+
+        def run(*arrays: Any) -> Any:
+            return primitive.impl(*arrays, **params)
+
+    try:
+        return trace_closed(run, avals)
+    except Exception:  # somebody else's code: whatever it raises, nothing is known
+        return None
 
 
 def under_trace() -> bool:
