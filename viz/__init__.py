@@ -9,13 +9,17 @@ from jaxpress.viz.errors import (
     UnknownFormat,
 )
 from jaxpress.viz.render import render
+from jaxpress.viz.table import OpRow, op_rows, op_table
 
 __all__ = [
     "NotRenderable",
+    "OpRow",
     "OptionError",
     "OutputError",
     "RenderError",
     "RendererNotFound",
     "UnknownFormat",
+    "op_rows",
+    "op_table",
     "render",
 ]

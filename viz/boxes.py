@@ -16,12 +16,12 @@ from jaxpress.viz.labels import (
 )
 from jaxpress.viz.model import Box
 from jaxpress.viz.parts import Part, is_small_call
-from jaxpress.viz.site import CONST, DATA, DERIVED, INLINE, WEIGHT, Info, Site, leaf_name
+from jaxpress.viz.site import CONST, DATA, DERIVED, INLINE, WEIGHT, Site
 from jaxpress.viz.style import family_of
 from jaxpress.viz.tally import Tally, with_inline
 from jaxpress.viz.text import BODY, array_text, clean, count_text, param_text, shape_text
 
-__all__ = ["cluster_label", "io_box", "part_box", "port_box", "size_of"]
+__all__ = ["cluster_label", "idle_box", "io_box", "part_box", "port_box", "size_of"]
 
 MAX_WEIGHT_LINES = 4
 
@@ -44,7 +44,7 @@ def part_box(box_id: str, part: Part, usual: str, tally: Tally, notes: tuple[str
     if part.kind == "op":
         return _op_box(box_id, part, usual, tally, notes)
     counts = tally.nodes(with_inline(part.site, part.nodes))
-    lines = [count_line(counts)] if part.kind != "chain" else [_listing(part.nodes)]
+    lines = [_listing(part.nodes)] if part.kind == "chain" else [count_line(counts)]
     size = sum(map(size_of, _roots(part.site, part.nodes)))
     if size:
         lines.append(f"{count_text(size * part.times)} weights")
@@ -53,7 +53,7 @@ def part_box(box_id: str, part: Part, usual: str, tally: Tally, notes: tuple[str
         family = "elementwise"
     detail = [
         ("ops", ", ".join(f"{n} {clean(op)}" for op, n in sorted(counts.items()))),
-        *_where(part.nodes[0]),
+        *(_where(part.nodes[0]) if part.nodes else ()),
         *(("pass", text) for text in notes),
     ]
     return Box(
@@ -109,7 +109,7 @@ def _op_box(box_id: str, part: Part, usual: str, tally: Tally, notes: tuple[str,
         if info.kind == CONST and size_of(value) == 1 and not small_call:
             inline[i] = info.text
         elif info.kind in INLINE and not (small_call and info.kind == CONST):
-            weights.append(weight_text(node, i, info, usual))
+            weights.append(weight_text(site, node, i, usual))
     lines = [*_epilogue(node)]
     lines += _short_list(weights)
     if node.subgraphs and not small_call:
@@ -166,20 +166,21 @@ def _epilogue(node: Node) -> list[str]:
     return lines
 
 
-def weight_text(node: Node, index: int, info: Info, usual: str) -> str:
+def weight_text(site: Site, node: Node, index: int, usual: str) -> str:
     """A weight as its consumer shows it: ``"w 3×3×32×64"``, ``"ƒ(scale, var) 32"``."""
     value = node.inputs[index]
+    info = site.of(value)
     role = operand_role(node, index)
     if info.kind == CONST:
-        shape = "" if size_of(value) == 1 else f" {array_text(value, usual)}"
-        known = info.text.startswith(("iota", "constant"))
-        return f"{role} {info.text}{'' if known else shape}".strip()
+        if size_of(value) == 1 or info.text.startswith(("iota", "const")):
+            return f"{role} {info.text}".strip()
+        return f"{role} all {info.text}, {array_text(value, usual)}".strip()
     root = info.roots[0]
     if info.kind == WEIGHT:
         # Reshaping a weight is no news; taking a part of it is.
         shown = root if size_of(root) == size_of(value) else value
         return f"{info.text or role or 'const'} {array_text(shown, usual)}"
-    names = [_root_name(r) for r in info.roots]
+    names = [site.of(r).text for r in info.roots]
     known = list(dict.fromkeys(n for n in names if n))
     if role:
         text = role
@@ -188,10 +189,6 @@ def weight_text(node: Node, index: int, info: Info, usual: str) -> str:
     else:
         text = f"ƒ({len(names)} weights)" if len(names) > 1 else "ƒ(const)"
     return f"{text} {shape_text(value.shape)}"
-
-
-def _root_name(value: Value) -> str:
-    return "" if value.name.startswith("const") else leaf_name(value.name)
 
 
 def _short_list(weights: list[str]) -> list[str]:
@@ -276,6 +273,11 @@ def io_box(
     if len(values) > 12:
         detail.append(("array", f"and {len(values) - 12} more"))
     return Box(box_id, kind, clean(name), "", tuple(lines), "io", False, tuple(detail))
+
+
+def idle_box(box_id: str) -> Box:
+    """The box of a branch that only hands on what it is given."""
+    return Box(box_id, "port", "no operation", "", (), "io")
 
 
 _PORTS = {"carry": "carry", "slice": "each", "choice": "which branch"}

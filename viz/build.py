@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from jaxpress.capture.graph import Graph, Node, Value, short_dtype
-from jaxpress.viz.boxes import cluster_label, io_box, part_box, port_box, size_of
+from jaxpress.viz.boxes import cluster_label, idle_box, io_box, part_box, port_box, size_of
+from jaxpress.viz.columns import box_rows
 from jaxpress.viz.leaves import leaf_groups
 from jaxpress.viz.model import Box, Cluster, Edge, Picture
 from jaxpress.viz.parts import Part, body_sites
@@ -16,6 +17,8 @@ from jaxpress.viz.tally import Tally
 from jaxpress.viz.text import array_text, clean, count_text
 
 __all__ = ["build_picture"]
+
+MAX_WIDE = 16
 
 
 def build_picture(
@@ -42,16 +45,32 @@ def build_picture(
     Returns:
       The picture; the same one for the same graph.
     """
-    plan = make_plan(graph, depth=depth, max_nodes=max_nodes, weights=weights)
-    return _Builder(graph, plan, notes or (lambda node: ()), prefix).picture(title)
+
+    def build(folded: bool) -> Picture:
+        plan = make_plan(graph, depth=depth, max_nodes=max_nodes, weights=weights, folded=folded)
+        return _Builder(graph, plan, notes or (lambda node: ()), prefix).picture(title)
+
+    picture = build(folded=False)
+    # What fits by its number of boxes may still be too wide for a page.
+    if depth is None and widest_row(picture) > MAX_WIDE:
+        return build(folded=True)
+    return picture
+
+
+def widest_row(picture: Picture) -> int:
+    """How many boxes stand side by side, at most."""
+    rows = box_rows(list(picture.boxes()), picture.edges)
+    return max(Counter(rows.values()).values(), default=0)
 
 
 def usual_dtype(graph: Graph) -> str:
-    """The short name of the graph's most frequent dtype, which goes without saying."""
-    counts = Counter(
-        short_dtype(v.dtype) for n in graph.nodes for v in n.outputs if v.dtype is not None
-    )
-    counts.update(short_dtype(v.dtype) for v in graph.inputs if v.dtype is not None)
+    """The short name of the graph's most frequent dtype, which goes without saying.
+
+    A floating one, where there is any: the numbers are what a reader follows.
+    """
+    values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
+    names = [short_dtype(v.dtype) for v in values if v.dtype is not None]
+    counts = Counter(n for n in names if n.startswith(("f", "bf"))) or Counter(names)
     return max(sorted(counts), key=counts.__getitem__) if counts else ""
 
 
@@ -97,12 +116,12 @@ class _Builder:
         total = sum(self.tally.graph(self.graph).values())
         words = [f"{total} op{'' if total == 1 else 's'}"]
         site = self.plan.root.site
-        roots = {
-            root for node in self.graph.nodes for v in node.inputs for root in site.of(v).roots
-        }
-        size = sum(map(size_of, roots))
+        size = sum(map(size_of, site.weights()))
         if size:
             words.append(f"{count_text(size)} weights")
+        if self.graph.prologue is not None:
+            before = sum(self.tally.graph(self.graph.prologue).values())
+            words.append(f"{before} more prepare the weights once")
         if self.usual:
             words.append(f"{self.usual} unless noted")
         return " · ".join(words)
@@ -179,6 +198,8 @@ class _Builder:
         label = cluster_label(part, inner)
         kind = inner.kind
         members = self.members(inner, depth)
+        if not members and not ports:
+            members = [idle_box(self.new_id())]
         if kind == "control" and inner.node.op == "cond":
             firsts = [next(m.boxes(), None) for m in members if isinstance(m, Cluster)]
             self.choices += [(ports[-1].id, box.id) for box in firsts if box is not None]

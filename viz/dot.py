@@ -43,12 +43,17 @@ def in_quotes(text: str) -> str:
 
 
 def dot_text(
-    pictures: Picture | Sequence[Picture], *, legend: bool = True, png: bool = False
+    pictures: Picture | Sequence[Picture],
+    *,
+    heading: bool = True,
+    legend: bool = True,
+    png: bool = False,
 ) -> str:
     """The pictures as one DOT digraph; several stand side by side, each in a frame of its own.
 
     Args:
       pictures: one picture, or several with ids of their own.
+      heading: whether to write the title and the totals.
       legend: whether to explain the colours that occur.
       png: whether it will be drawn in pixels, of which a page needs more than a screen.
 
@@ -61,7 +66,7 @@ def dot_text(
         "digraph jaxpress {",
         '  graph [rankdir=TB nodesep=0.22 ranksep=0.3 pad=0.2 bgcolor="white" labelloc=t '
         f'newrank=true fontname="{FONT}" fontcolor="{INK}" fontsize=10'
-        f"{dpi} label={_heading(several, legend)}];",
+        f"{dpi}{' label=' + _heading(several, legend) if heading else ''}];",
         f'  node [fontname="{FONT}" fontcolor="{INK}" fontsize=11 margin="0.11,0.05" height=0.3];',
         f'  edge [fontname="{FONT}" fontcolor="{MUTED}" fontsize=8 color="{MUTED}" '
         "arrowsize=0.55];",
@@ -129,7 +134,11 @@ def _body(picture: Picture, indent: int) -> list[str]:
             *_members(column, indent + 1, 0),
             f"{pad}}}",
             f"{pad}{page}_top{index} [style=invis shape=point height=0.01];",
-            *(f"{pad}{page}_top{index} -> {b.id} [style=invis];" for b in boxes if not row[b.id]),
+            *(
+                f"{pad}{page}_top{index} -> {box.id} [style=invis];"
+                for box in boxes
+                if not row[box.id] and (box.kind != "input" or box is boxes[0])
+            ),
         ]
     gutters: dict[int, dict[str, str]] = {i: {} for i in range(1, len(columns))}
     edges = []

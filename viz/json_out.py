@@ -5,9 +5,10 @@ The layout of the document is stable. A change that a reader could notice raises
 - ``schema`` and ``version``: what this is.
 - ``graphs``: the function's graph first, then each body once, however often it is used. Each has
   ``id``, ``name``, ``inputs``, ``outputs`` and ``constants`` (ids of values), ``values``,
-  ``nodes``, ``edges`` and ``scopes``.
-- a value: ``id``, ``name``, ``kind`` (input, constant, literal or result), ``shape``, ``dtype``,
-  and ``value`` for a literal.
+  ``nodes``, ``edges`` and ``scopes``, and ``prologue``, the id of the graph that prepares the
+  weights, or null.
+- a value: ``id``, ``name``, ``kind`` (input, constant, literal, result, or prepared by the
+  prologue), ``shape``, ``dtype``, and ``value`` for a literal.
 - a node: ``id``, ``op``, ``scope``, ``source`` (file, line, function), ``inputs``, ``outputs``,
   ``params`` (as text) and ``subgraphs`` (name, and the id of a graph).
 - an edge: ``source`` and ``target`` (a node, or null for the outside) and ``value``.
@@ -109,6 +110,8 @@ class _Document:
 
         inputs = [value_id(v, "input") for v in graph.inputs]
         constants = [value_id(v, "constant") for v in graph.constants]
+        for v in graph.prepared:
+            value_id(v, "prepared")
         nodes, edges = [], []
         scopes: dict[str, list[str]] = {}
         made: dict[Value, str] = {}
@@ -142,9 +145,11 @@ class _Document:
             for v in graph.outputs
             if not isinstance(v, Literal)
         ]
+        prologue = graph.prologue
         return {
             "id": prefix,
             "name": graph.name,
+            "prologue": None if prologue is None else self.graph_id(prologue),
             "inputs": inputs,
             "outputs": outputs,
             "constants": constants,

@@ -188,7 +188,7 @@ def count_line(counts: Counter[str]) -> str:
     shown = [f"{n} {clean(op, 24)}" for op, n in ranked[:3]]
     more = ", …" if len(ranked) > 3 else ""
     noun = "op" if total == 1 else "ops"
-    return f"{total} {noun}: {', '.join(shown)}{more}"
+    return f"{total} {noun}{': ' if shown else ''}{', '.join(shown)}{more}"
 
 
 def activation_text(activation: Any) -> str:

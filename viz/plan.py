@@ -20,7 +20,7 @@ from jaxpress.viz.site import Site
 __all__ = ["DEFAULT_BOXES", "MAX_BOXES", "Plan", "make_plan"]
 
 DEFAULT_BOXES = 80  # what a page holds, and an eye
-MAX_BOXES = 1500  # what a layout engine does within seconds, for a depth that is asked for
+MAX_BOXES = 1000  # what a layout engine does within seconds, for a depth that is asked for
 
 _PLAIN, _CHAINS, _REPEATS, _SPLIT = range(4)
 
@@ -105,6 +105,7 @@ def make_plan(
     depth: int | None = None,
     max_nodes: int | None = None,
     weights: frozenset[str] | None = None,
+    folded: bool = False,
 ) -> Plan:
     """Decide what a picture of ``graph`` shows.
 
@@ -114,12 +115,13 @@ def make_plan(
       max_nodes: how many boxes fit; ``None`` for a page's worth, or for what can be laid out
         where ``depth`` is given.
       weights: names of the arguments that are weights; ``None`` to tell by names and use.
+      folded: whether to fold what can be folded even where everything would fit.
     """
     site = Site(graph, weight_names=weights, top=True)
     root = Part("scope", "", site, graph.nodes, make=lambda: parts_of_site(site))
     limit = max_nodes or (DEFAULT_BOXES if depth is None else MAX_BOXES)
     plan = Plan(root, limit, Keys())
-    for level in (_PLAIN, _CHAINS, _REPEATS, _SPLIT):
+    for level in (_REPEATS, _SPLIT) if folded else (_PLAIN, _CHAINS, _REPEATS, _SPLIT):
         plan.level = level
         plan.depth = plan._full_depth() if depth is None else depth
         if plan.boxes(root, plan.depth, limit) <= limit:

@@ -49,7 +49,7 @@ def render(
         ``.dot``, ``.gv`` and ``.json`` need nothing. ``None`` to get the DOT text.
       depth: how many levels of scopes and nested functions to open; ``None`` for as many as give
         at most ``max_nodes`` boxes, 0 for the whole function as one box.
-      max_nodes: how many boxes there may be: 80 by default, 1500 where ``depth`` is given.
+      max_nodes: how many boxes there may be: 80 by default, 1000 where ``depth`` is given.
       title: the line at the top; the function's name by default.
       which: for a report, ``"before"``, ``"after"`` or ``"both"`` (side by side).
       weights: names of the arguments that hold weights, such as ``("params",)``; ``None`` to tell
@@ -100,7 +100,7 @@ def render(
         pictures = _pictures(graph_or_report, title, which, suffix, draw)
         if suffix == ".html":
             heading = clean(title if title is not None else _graph(graph_or_report).name, 120)
-            panes = [(p, layout(dot_text(p, legend=False), "svg")) for p in pictures]
+            panes = [(p, layout(dot_text(p, heading=False), "svg")) for p in pictures]
             data = html_page(heading, panes).encode()
         else:
             text = dot_text(pictures, legend=legend, png=suffix == ".png")

@@ -86,6 +86,14 @@ class Site:
         """Whether the node's results are written into the boxes that use them."""
         return bool(node.outputs) and self.of(node.outputs[0]).kind in INLINE
 
+    def weights(self) -> list[Value]:
+        """The arrays that the graph's nodes take as weights, each once."""
+        found: dict[Value, None] = {}
+        for node in self.graph.nodes:
+            for value in node.inputs:
+                found.update(dict.fromkeys(self.of(value).roots))
+        return list(found)
+
     def _classify(self) -> None:
         graph = self.graph
         for value in graph.constants:
@@ -95,6 +103,8 @@ class Site:
             for value in graph.inputs:
                 if value in weights:
                     self.info[value] = Info(WEIGHT, leaf_name(value.name), (value,))
+            for value in graph.prepared:
+                self.info.setdefault(value, Info(WEIGHT, "", (value,)))
         else:
             for value, binding in self.bindings.items():
                 site, outer = binding.outer[0]
@@ -126,8 +136,10 @@ class Site:
 def _made_constant(node: Node, infos: list[Info]) -> str:
     if node.op == "iota":
         return f"iota {array_text(node.output)}"
+    if node.op == "dim_as_value":
+        return clean(node.params.get("dim", node.op), 24)
     texts = list(dict.fromkeys(info.text for info in infos))
-    return texts[0] if len(texts) == 1 else f"constant {array_text(node.output)}"
+    return texts[0] if len(texts) == 1 else f"const {array_text(node.output)}"
 
 
 def _constant_info(graph: Graph, value: Value) -> Info:
@@ -139,7 +151,7 @@ def _constant_info(graph: Graph, value: Value) -> Info:
     return Info(WEIGHT, "", (value,))
 
 
-# Which arguments are weights. A graph does not say, so names and places do; `weights=` overrides.
+# Which arguments are weights. Where the graph does not say, names and places do.
 
 _SURE = re.compile(
     r"(params?|parameters|weights?|variables|theta|kernels?|bias(es)?|gammas?|betas?|tables?"
@@ -179,6 +191,8 @@ def weight_inputs(graph: Graph, names: frozenset[str] | None) -> set[Value]:
         leaves.setdefault(root_of(value.name), []).append(value)
     if names is not None:
         return {v for root, values in leaves.items() if root in names for v in values}
+    if graph.weight_inputs:
+        return set(graph.weight_inputs)
     found: set[Value] = set()
     sure = {root for root in leaves if _SURE.fullmatch(root.lower())}
     if sure:
