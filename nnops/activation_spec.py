@@ -80,7 +80,13 @@ def activation_names() -> tuple[str, ...]:
 
 
 def activation_entries() -> Mapping[str, Any]:
-    """Each activation's ``reference``, ``op`` and ``defaults`` by name, aliases left out."""
+    """Each activation's ``reference``, ``op`` and ``defaults`` by name, aliases left out.
+
+    Example:
+        >>> from jaxpress import nnops
+        >>> nnops.activation_entries()["leaky_relu"].defaults
+        {'negative_slope': 0.01}
+    """
     return dict(_TABLE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 
@@ -36,6 +37,15 @@ def _core(
     preferred_element_type: Any,
 ) -> Any:
     ones = (1,) * len(strides)
+    if any(jax.export.is_symbolic_dim(p) for pair in padding for p in pair):
+        # lax takes symbolic padding by name only, and the names are resolved by now.
+        edges = [(0, 0, 0)] * x.ndim
+        for axis, (low, high), step in zip(
+            specs(dimension_numbers).lhs_spec[2:], padding, strides, strict=True
+        ):
+            edges[axis] = (low, high, step - 1 if transposed else 0)
+        x, padding = lax.pad(x, jnp.zeros((), x.dtype), edges), ((0, 0),) * len(strides)
+        strides, transposed = (ones, False) if transposed else (strides, False)
     return lax.conv_general_dilated(
         x,
         w,

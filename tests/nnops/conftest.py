@@ -46,30 +46,23 @@ def _derivatives(f, args, tangents):
     }
 
 
+def _mixed(args, i, axis=0):
+    """The operands, the one at ``i`` stacked along ``axis``, and the axes that say so."""
+    args, axes = list(args), [None] * len(args)
+    args[i] = jnp.stack([args[i], 2 * args[i], args[i] - 1], axis)
+    axes[i] = axis
+    return args, tuple(axes)
+
+
 def _batched(f, args):
-    """vmap over each operand alone, all together, along another axis, and nested."""
-    stacked = [jnp.stack([a, 2 * a, a - 1]) for a in args]
-    last = [jnp.moveaxis(s, 0, -1) for s in stacked]
-    n = len(args)
-    every = tuple(range(n))
-    out = {"all": jax.vmap(f)(*stacked), "last": jax.vmap(f, in_axes=-1, out_axes=1)(*last)}
-    for i in every:
-        axes = [None] * n
-        axes[i] = 0
-        mixed = [s if i == j else a for j, (s, a) in enumerate(zip(stacked, args, strict=True))]
+    """vmap over all operands, each alone, and each inside of another."""
+    last = [jnp.stack([a, 2 * a, a - 1], -1) for a in args]
+    out = {"all": jax.vmap(f, in_axes=-1, out_axes=1)(*last)}
+    for i in range(len(args)):
+        mixed, axes = _mixed(args, i)
         out[f"only {i}"] = jax.vmap(f, in_axes=axes)(*mixed)
-        # Inside: everything; outside: one operand.
-        inner = jax.vmap(f)
-        twice = [jnp.stack([s, s + 1], axis=1) if i == j else s for j, s in enumerate(stacked)]
-        axes[i] = 1
-        out[f"nested {i}"] = jax.vmap(inner, in_axes=axes)(*twice)
-        # Inside: one operand; outside: everything.
-        axes[i] = 0
-        both = [
-            jnp.stack([s, s + 1]) if i == j else jnp.stack([a, a + 1])
-            for j, (s, a) in enumerate(zip(stacked, args, strict=True))
-        ]
-        out[f"inner {i}"] = jax.vmap(jax.vmap(f, in_axes=axes))(*both)
+        twice, more = _mixed(mixed, (i + 1) % len(args), axis=-1)
+        out[f"nested {i}"] = jax.vmap(jax.vmap(f, in_axes=axes), in_axes=more)(*twice)
     return out
 
 
@@ -81,10 +74,7 @@ def _batched_grad(f, args):
     stacked = [jnp.stack([a, 2 * a]) for a in args]
     out = {"all": jax.vmap(jax.grad(loss, argnums))(*stacked)}
     for i in argnums:
-        axes = [None] * len(args)
-        axes[i] = 0
-        mixed = [s if i == j else a for j, (s, a) in enumerate(zip(stacked, args, strict=True))]
-        out[f"only {i}"] = jax.vmap(jax.grad(loss, argnums), in_axes=axes)(*mixed)
+        mixed, axes = _mixed(args, i)
         out[f"grad of vmap {i}"] = jax.grad(
             lambda *a, axes=axes: jnp.sum(jnp.cos(jax.vmap(f, in_axes=axes)(*a))), argnums
         )(*mixed)

@@ -71,7 +71,7 @@ def test_causal_padding_sees_no_future():
     assert resolve_padding("CAUSAL", x, w, ("NWC", "WIO", "NWC"), (1,), (2,), False) == ((4, 0),)
 
 
-@pytest.mark.parametrize("k, s, d", itertools.product([1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2]))
+@pytest.mark.parametrize("k, s, d", list(itertools.product([1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2])))
 @pytest.mark.parametrize("name", ["SAME", "VALID"])
 def test_transposed_padding_gives_the_shapes_of_lax(k, s, d, name):
     x, w = jnp.ones((1, 6, 1)), jnp.arange(1.0, k + 1).reshape(k, 1, 1)

@@ -119,7 +119,7 @@ def test_the_default_precision_is_fixed_when_the_op_is_bound():
     [
         (None, None),
         ("high", (lax.Precision.HIGH,) * 2),
-        (("default", lax.Precision.HIGHEST), (lax.Precision.DEFAULT, lax.Precision.HIGHEST)),
+        (("default", "highest"), (lax.Precision.DEFAULT, lax.Precision.HIGHEST)),
         ("F32_F32_F32", lax.DotAlgorithmPreset.F32_F32_F32),
         (lax.DotAlgorithmPreset.F32_F32_F32, lax.DotAlgorithmPreset.F32_F32_F32),
     ],
