@@ -51,6 +51,7 @@ __all__ = [
     "source_frames",
     "trace_closed",
     "trace_primitive",
+    "under_jit",
     "under_trace",
     "with_constants",
     "with_weak_type",
@@ -329,6 +330,11 @@ def trace_primitive(primitive: Any, avals: Sequence[Any], params: dict[str, Any]
 def under_trace() -> bool:
     """Whether JAX is tracing right now (inside ``jit``, ``grad``, ``vmap``, ...)."""
     return not _core.trace_state_clean()
+
+
+def under_jit() -> bool:
+    """Whether what is bound now goes into a jaxpr, through any other transformations."""
+    return _core.unsafe_am_i_under_a_jit()
 
 
 def outside_trace() -> contextlib.AbstractContextManager[Any]:

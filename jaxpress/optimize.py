@@ -99,7 +99,6 @@ class _Program:
 
         run.__name__ = graph.name
         self.compiled = jax.jit(run)
-        self.inlined = jax.jit(run, inline=True)
         place = {v: i for i, v in enumerate(graph.inputs)}
         inputs = () if prologue is None else prologue.inputs
         # Where in the flat inputs the prologue finds the weights that it needs.
@@ -165,9 +164,11 @@ class Optimized:
         """What ``fn(*args, **kwargs)`` gives."""
         flat, program = self._program(args, kwargs)
         prepared = program.prepared(flat)
-        inside = compat.under_trace() or any(map(compat.is_tracer, flat))
-        run = program.inlined if inside or program.holds_tracers else program.compiled
-        out = run(program.constants, prepared, flat)
+        if compat.under_jit():
+            out = evaluate(program.graph, flat, program.constants, prepared)
+        else:
+            # Alone, or under a transformation that runs step by step, such as grad: compiled.
+            out = program.compiled(program.constants, prepared, flat)
         assert program.signature is not None
         return jax.tree_util.tree_unflatten(program.signature.out_tree, out)
 

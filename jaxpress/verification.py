@@ -1,0 +1,248 @@
+"""Is the optimised function the same function? ``jaxpress.verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpress.capture import VerificationError, compat, trace
+from jaxpress.capture.float64 import evaluate_in_float64
+
+__all__ = ["OutputError", "Verification", "tolerance_of", "verify"]
+
+# Largest error, relative to the largest entry, that is put down to rounding. An error of up to
+# three times the original's own is accepted too.
+_TOLERANCES = {"float64": 1e-12, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1}
+_FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far one output is from the reference, and whether that is all right.
+
+    Attributes:
+      path: which output, such as ``"result['logits']"`` or ``"gradient of x"``.
+      shape, dtype: of the original's output.
+      error: the optimised function's largest error, relative to the largest entry.
+      original_error: that of ``jax.jit(fn)``, by the same measure.
+      tolerance: what was allowed.
+      problem: what is wrong; empty where nothing is.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    error: float
+    original_error: float
+    tolerance: float
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the output is within its tolerance."""
+        return not self.problem
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of a comparison; print it for a table.
+
+    Attributes:
+      outputs: one entry per output, and per gradient if those were compared.
+      reference: what errors are measured against: ``"float64"``, or ``"jax.jit"`` where the
+        function could not be run in float64.
+    """
+
+    outputs: tuple[OutputError, ...]
+    reference: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output is within its tolerance."""
+        return all(o.passed for o in self.outputs)
+
+    @property
+    def error(self) -> float:
+        """The largest error of the optimised function."""
+        return max((o.error for o in self.outputs), default=0.0)
+
+    @property
+    def original_error(self) -> float:
+        """The largest error of ``jax.jit(fn)``."""
+        return max((o.original_error for o in self.outputs), default=0.0)
+
+    def __str__(self) -> str:
+        lines = [f"{'output':<32} {'type':<24} {'error':>9} {'jax.jit':>9} {'allowed':>9}"]
+        for o in self.outputs:
+            kind = f"{o.dtype}{list(o.shape)}"
+            lines.append(
+                f"{o.path:<32} {kind:<24} {o.error:>9.1e} {o.original_error:>9.1e} "
+                f"{o.tolerance:>9.1e}  {o.problem or 'ok'}"
+            )
+        lines.append(f"errors relative to a run in {self.reference}")
+        return "\n".join(lines)
+
+
+def verify(
+    fn: Callable[..., Any],
+    fast: Callable[..., Any],
+    *,
+    tolerance: float | None = None,
+    gradients: bool = False,
+) -> Callable[..., Verification]:
+    """Return a function that compares ``fast`` with ``fn`` on given arguments.
+
+    Both are measured against ``fn`` run in float64. An output passes if its error is within the
+    tolerance of its dtype (2e-5 for float32), or within three times that of ``jax.jit(fn)``;
+    where ``jax.jit(fn)`` gives NaN or infinity, so must ``fast``. Integers must be equal.
+
+    Args:
+      fn: the original.
+      fast: what should be the same.
+      tolerance: another largest relative error.
+      gradients: whether to compare gradients with respect to the floating-point inputs too.
+
+    Returns:
+      ``compare(*args, **kwargs) -> Verification``.
+
+    Raises:
+      VerificationError: from the returned function; ``error.result`` has all figures.
+
+    >>> import jax.numpy as jnp
+    >>> bool(verify(jnp.sin, lambda x: jnp.sin(x))(jnp.ones(3)).passed)
+    True
+    """
+
+    def compare(*args: Any, **kwargs: Any) -> Verification:
+        result = compare_functions(fn, fast, args, kwargs, tolerance)
+        if gradients:
+            both = [gradient_function(f, args, kwargs) for f in (fn, fast)]
+            more = compare_functions(both[0], both[1], args, kwargs, tolerance, "gradient of ")
+            result = Verification((*result.outputs, *more.outputs), result.reference)
+        if not result.passed:
+            raise VerificationError(f"the functions differ:\n{result}", result)
+        return result
+
+    return compare
+
+
+def compare_functions(
+    fn: Callable[..., Any],
+    fast: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tolerance: float | None = None,
+    prefix: str = "",
+) -> Verification:
+    """The comparison itself; raises only where the results cannot be compared at all."""
+    statics = {
+        "static_argnums": getattr(fast, "_static_argnums", ()),
+        "static_argnames": getattr(fast, "_static_argnames", ()),
+    }
+    graph = trace(fn, **statics)(*args, **kwargs)
+    signature = graph.signature
+    assert signature is not None
+    expected = jax.jit(fn, **statics)(*args, **kwargs)
+    got = fast(*args, **kwargs)
+    want_leaves, want_tree = jax.tree_util.tree_flatten(expected)
+    got_leaves, got_tree = jax.tree_util.tree_flatten(got)
+    if want_tree != got_tree:
+        raise VerificationError(f"the results' structures differ:\n  {want_tree}\n  {got_tree}")
+    try:
+        exact = evaluate_in_float64(graph, signature.flatten(args, kwargs))
+        reference = "float64"
+    except (TypeError, ValueError, NotImplementedError):
+        # An operation that exists in one precision only: the original has to do.
+        exact, reference = [_as_numpy(x) for x in want_leaves], "jax.jit"
+    outputs = tuple(
+        _compare(f"{prefix}{path}", _as_numpy(a), _as_numpy(b), np.asarray(e), tolerance)
+        for path, a, b, e in zip(
+            signature.result_paths, want_leaves, got_leaves, exact, strict=True
+        )
+    )
+    return Verification(outputs, reference)
+
+
+def gradient_function(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any]:
+    """The gradient of a fixed weighting of ``fn``'s outputs by all its floating-point inputs."""
+    leaves, tree = jax.tree_util.tree_flatten((args, kwargs))
+    places = [i for i, x in enumerate(leaves) if _is_real(x)]
+
+    def gradient(*args: Any, **kwargs: Any) -> list[Any]:
+        given = jax.tree_util.tree_leaves((args, kwargs))
+
+        def scalar(floats: list[Any]) -> Any:
+            flat = list(given)
+            for i, x in zip(places, floats, strict=True):
+                flat[i] = x
+            a, k = jax.tree_util.tree_unflatten(tree, flat)
+            outs = jax.tree_util.tree_leaves(fn(*a, **k))
+            # Weights that differ from entry to entry, so that no error cancels.
+            return sum(
+                (jnp.vdot(jnp.cos(jnp.arange(x.size, dtype=x.dtype)), x.ravel()) for x in outs
+                 if _is_real(x)),
+                jnp.zeros(()),
+            )
+
+        return jax.grad(scalar)([given[i] for i in places])
+
+    return gradient
+
+
+def tolerance_of(dtype: Any) -> float:
+    """The largest relative error that is put down to rounding in ``dtype``; 0 for integers."""
+    name = np.dtype(dtype).name
+    if name.startswith("complex"):
+        name = f"float{int(name[7:]) // 2}"
+    return _TOLERANCES.get(name, 0.0)
+
+
+def _is_real(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def _as_numpy(x: Any) -> np.ndarray:
+    if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return np.asarray(x)
+
+
+def _compare(
+    path: str, want: np.ndarray, got: np.ndarray, exact: np.ndarray, tolerance: float | None
+) -> OutputError:
+    dtype = want.dtype.name
+    allowed = tolerance_of(want.dtype) if tolerance is None else tolerance
+
+    def result(error: float, original: float, problem: str) -> OutputError:
+        limit = max(allowed, _FACTOR * original)
+        if not problem and not error <= limit:
+            problem = f"error {error:.1e} is above {limit:.1e}"
+        return OutputError(path, want.shape, dtype, error, original, limit, problem)
+
+    if got.shape != want.shape or got.dtype != want.dtype:
+        problem = f"is {got.dtype}{list(got.shape)} instead of {dtype}{list(want.shape)}"
+        return result(float("inf"), 0.0, problem)
+    if allowed == 0.0 and tolerance is None:
+        same = bool(np.array_equal(want, got))
+        return result(0.0 if same else float("inf"), 0.0, "" if same else "is not equal")
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    want, got, exact = want.astype(wide), got.astype(wide), exact.astype(wide)
+    finite = np.isfinite(want)
+    odd = ~finite
+    if not np.array_equal(want[odd], got[odd], equal_nan=True):
+        return result(float("inf"), 0.0, "NaN or infinity in other places")
+    # What overflows in the dtype, and not in float64, has been compared just now.
+    finite &= np.isfinite(exact)
+    if not finite.any():
+        return result(0.0, 0.0, "")
+    scale = float(np.max(np.abs(exact[finite]))) or 1.0
+    error = np.abs(got[finite] - exact[finite]) / scale
+    original = np.abs(want[finite] - exact[finite]) / scale
+    return result(float(np.max(error)), float(np.max(original)), "")
