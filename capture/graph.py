@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxpress.capture import compat
 from jaxpress.capture.provenance import Source, find_source
 
@@ -66,7 +68,7 @@ class Literal(Value):
     __slots__ = ("val",)
 
     def __init__(self, val: Any, aval: Any):
-        super().__init__(str(val), aval)
+        super().__init__(str(np.asarray(val)), aval)
         self.val = val
 
 
@@ -441,6 +443,8 @@ def short_dtype(dtype: Any) -> str:
 
 def short_aval(aval: Any) -> str:
     """``"f32[2,3]"`` for a float32 array of shape (2, 3)."""
+    if hasattr(aval, "inner_aval"):  # a reference
+        return f"Ref{{{short_aval(aval.inner_aval)}}}"
     if not hasattr(aval, "shape") or not hasattr(aval, "dtype"):
         return str(aval)
     return f"{short_dtype(aval.dtype)}[{','.join(map(str, aval.shape))}]"
