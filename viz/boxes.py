@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from jaxpress.capture.graph import Node, Value
 from jaxpress.viz.labels import (
-    activation_text,
     call_name,
     count_line,
     node_title,
@@ -24,6 +23,7 @@ from jaxpress.viz.text import BODY, array_text, clean, count_text, param_text, s
 __all__ = ["cluster_label", "idle_box", "io_box", "part_box", "port_box", "size_of"]
 
 MAX_WEIGHT_LINES = 4
+WEIGHT_LINE = 26  # letters
 
 
 def size_of(value: Value) -> int:
@@ -59,7 +59,7 @@ def part_box(box_id: str, part: Part, usual: str, tally: Tally, notes: tuple[str
     return Box(
         box_id,
         "group",
-        cluster_label(part, part) or f"{len(part.nodes)} ops",
+        _group_name(part, part) or f"{len(part.nodes)} ops",
         part.caption,
         tuple(lines),
         family,
@@ -70,11 +70,14 @@ def part_box(box_id: str, part: Part, usual: str, tally: Tally, notes: tuple[str
 
 def cluster_label(part: Part, inner: Part) -> str:
     """What is written over the frame of ``part``, where ``inner`` is the frame's content."""
+    return "/".join(c for c in (part.caption, _group_name(part, inner)) if c)
+
+
+def _group_name(part: Part, inner: Part) -> str:
     name = part.name or (inner.name if inner is not part else "")
     if not name and part.kind == "chunk":
         name = f"{len(part.nodes)} ops"
-    label = "/".join(c for c in (part.caption, name) if c)
-    return f"{label}  × {part.times}".strip() if part.times > 1 else label
+    return f"{name}  × {part.times}".strip() if part.times > 1 else name
 
 
 def _main_family(counts: Counter[str]) -> str:
@@ -157,7 +160,7 @@ def _epilogue(node: Node) -> list[str]:
     extra = ["+bias" if e == "+b" else e for e in extra]
     activation = node.params.get("activation")
     if activation is not None:
-        extra.append(f"→ {activation_text(activation)}")
+        extra.append(f"→ {param_text(activation, 60)}")
     if extra:
         lines.append(" ".join(extra))
     kernel = node.params.get("kernel", "reference")
@@ -197,7 +200,13 @@ def _short_list(weights: list[str]) -> list[str]:
     for text in weights:
         name, _, shape = text.partition(" ")
         by_shape.setdefault(shape, []).append(name)
-    lines = [f"{', '.join(names)} {shape}".strip() for shape, names in by_shape.items()]
+    lines: list[str] = []
+    for shape, names in by_shape.items():
+        text = f"{', '.join(names)} {shape}".strip()
+        if lines and len(lines[-1]) + len(text) < WEIGHT_LINE:
+            lines[-1] += f" · {text}"
+        else:
+            lines.append(text)
     if len(lines) > MAX_WEIGHT_LINES:
         rest = len(lines) - MAX_WEIGHT_LINES + 1
         lines = [*lines[: MAX_WEIGHT_LINES - 1], f"and {rest} more"]

@@ -217,7 +217,7 @@ def _box(box: Box) -> str:
     rows += [f'<font point-size="9">{in_html(line)}</font>' for line in box.lines]
     cells = "".join(f"<tr><td>{row}</td></tr>" for row in rows)
     table = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>'
-    width = " penwidth=2.4" if box.changed else ""
+    width = " penwidth=1.9" if box.changed else ""
     tooltip = " ".join((box.title, *box.lines))
     return (
         f'id="{box.id}" label=<{table}> {_SHAPES[box.kind]}{width} '

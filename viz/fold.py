@@ -56,8 +56,8 @@ def fold_chains(parts: Sequence[Part]) -> list[Part]:
             folded += [parts[j] for j in group]
             continue
         nodes = tuple(parts[j].node for j in group)
-        moving = all(family_of(n.op) == "move" for n in nodes)
-        what = "data movement" if moving else "elementwise"
+        moving = {not n.subgraphs and family_of(n.op) == "move" for n in nodes}
+        what = {(True,): "data movement", (False,): "elementwise"}.get(tuple(moving), "small ops")
         folded.append(Part("chain", f"{len(nodes)} {what}", part.site, nodes))
     return folded
 
@@ -65,6 +65,8 @@ def fold_chains(parts: Sequence[Part]) -> list[Part]:
 def _is_cheap(part: Part) -> bool:
     if part.kind != "op" or part.node.effects:
         return False
+    if part.node.op.startswith(("gather", "scatter")):
+        return False  # an embedding's lookup, for instance
     return part.node.subgraphs != () or family_of(part.node.op) in ("elementwise", "move")
 
 

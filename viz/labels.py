@@ -8,9 +8,9 @@ from typing import Any
 
 from jaxpress.capture.graph import Node, short_dtype
 from jaxpress.viz.style import family_of
-from jaxpress.viz.text import clean, literal_text, param_text, shape_text
+from jaxpress.viz.text import clean, shape_text
 
-__all__ = ["activation_text", "call_name", "count_line", "node_title", "operand_role"]
+__all__ = ["call_name", "count_line", "node_title", "operand_role"]
 
 # What the weights of an operation are called there, by operand position.
 _ROLES: dict[str, tuple[str, ...]] = {
@@ -189,15 +189,3 @@ def count_line(counts: Counter[str]) -> str:
     more = ", …" if len(ranked) > 3 else ""
     noun = "op" if total == 1 else "ops"
     return f"{total} {noun}{': ' if shown else ''}{', '.join(shown)}{more}"
-
-
-def activation_text(activation: Any) -> str:
-    """A fused activation as text: ``"relu6"``, ``"leaky_relu 0.1"``."""
-    if isinstance(activation, tuple | list) and activation:
-        name, *rest = activation
-        options = rest[0] if len(rest) == 1 and isinstance(rest[0], tuple | dict) else rest
-        pairs = options.items() if isinstance(options, dict) else options
-        values = [p[1] if isinstance(p, tuple) and len(p) == 2 else p for p in pairs]
-        shown = " ".join(literal_text(v) for v in values)
-        return f"{clean(name, 24)} {shown}".strip()
-    return param_text(activation, 40)

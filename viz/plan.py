@@ -80,7 +80,7 @@ class Plan:
             total += self.boxes(child, depth - 1, limit - total)
             if total > limit:
                 break
-        return total
+        return max(total, 1)
 
     def _full_depth(self) -> int:
         """The least depth at which everything is open, or more than fits is shown."""

@@ -91,5 +91,7 @@ def param_text(param: Any, limit: int = 120) -> str:
     if hasattr(param, "eqns") or hasattr(param, "jaxpr"):
         return BODY
     if callable(param) and not isinstance(param, type):
-        return clean(getattr(param, "__name__", None) or type(param).__name__, limit)
+        name = getattr(param, "__name__", None)
+        if name is not None or type(param).__repr__ is object.__repr__:
+            return clean(name or type(param).__name__, limit)
     return clean(_ADDRESS.sub("", str(param)), limit)
