@@ -25,7 +25,7 @@ class Editor:
 
     Attributes:
       graph: the graph it started from; after ``finish()``, or at the end of the ``with`` block,
-        the new one.
+        the new one. An exception in the block leaves it as it was.
     """
 
     def __init__(self, graph: Graph):
@@ -62,7 +62,7 @@ class Editor:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is None:
-            self.finish()
+            self.finish().validate()
 
     # Questions, as of now.
 
@@ -312,7 +312,7 @@ class Editor:
         return removed
 
     def finish(self) -> Graph:
-        """The new graph, checked."""
+        """The new graph; at the end of a ``with`` block it is checked too."""
         nodes = [
             node.with_inputs(self._rewired[node]) if node in self._rewired else node
             for node in self.nodes()

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.capture import compat
+from jaxpress.capture.avals import short_aval
 from jaxpress.capture.errors import ArgumentError, GraphError
-from jaxpress.capture.graph import Graph, Literal, Node, Value, short_aval
+from jaxpress.capture.graph import Graph, Literal, Node, Value
 
 __all__ = ["call_graph", "evaluate", "evaluate_prologue", "graph_to_jaxpr", "last_uses"]
 

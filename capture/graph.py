@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxpress.capture import compat
+from jaxpress.capture.avals import short_aval, short_dtype
 from jaxpress.capture.provenance import Source, find_source
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from jaxpress.capture.edit import Editor
     from jaxpress.capture.signature import Signature
 
-__all__ = ["Graph", "Literal", "Node", "Value"]
+__all__ = ["Graph", "Literal", "Node", "Value", "short_aval", "short_dtype"]
 
 
 class Value:
@@ -331,11 +332,20 @@ class Graph:
     def find(self, what: str | Callable[[Node], Any]) -> list[Node]:
         """The nodes with the op name ``what``, or for which ``what(node)`` is true.
 
-        Subgraphs are searched too.
+        Subgraphs are searched too; a node of a body that is shared is listed for each use.
         """
-        if isinstance(what, str):
-            return [node for node in self.walk() if node.op == what]
-        return [node for node in self.walk() if what(node)]
+        return self._find((lambda node: node.op == what) if isinstance(what, str) else what, {})
+
+    def _find(self, match: Callable[[Node], Any], memo: dict[int, list[Node]]) -> list[Node]:
+        # A body that is shared by many nodes is searched once, and what is in it listed for each.
+        if id(self) not in memo:
+            found = memo[id(self)] = []
+            for node in self.nodes:
+                if match(node):
+                    found.append(node)
+                for body in node.subgraphs:
+                    found.extend(body._find(match, memo))
+        return memo[id(self)]
 
     def count(self) -> Counter[str]:
         """How often each op occurs, subgraphs included."""
@@ -429,22 +439,3 @@ class Graph:
     def __repr__(self) -> str:
         ins = ", ".join(map(repr, self.inputs[:4])) + (", ..." if len(self.inputs) > 4 else "")
         return f"<Graph {self.name}({ins}): {len(self.nodes)} nodes>"
-
-
-_DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
-
-
-def short_dtype(dtype: Any) -> str:
-    """``"f32"`` for ``float32``; a dtype without a short form keeps its name."""
-    name = getattr(dtype, "name", str(dtype))
-    stem = name.rstrip("0123456789")
-    return _DTYPES[stem] + name[len(stem) :] if stem in _DTYPES and stem != name else name
-
-
-def short_aval(aval: Any) -> str:
-    """``"f32[2,3]"`` for a float32 array of shape (2, 3)."""
-    if hasattr(aval, "inner_aval"):  # a reference
-        return f"Ref{{{short_aval(aval.inner_aval)}}}"
-    if not hasattr(aval, "shape") or not hasattr(aval, "dtype"):
-        return str(aval)
-    return f"{short_dtype(aval.dtype)}[{','.join(map(str, aval.shape))}]"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxpress.capture import compat
-from jaxpress.capture.graph import Node, short_aval, short_dtype
+from jaxpress.capture.avals import short_aval, short_dtype
+from jaxpress.capture.graph import Node
 
 __all__ = ["one_line", "param_texts", "short"]
 

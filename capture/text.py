@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from jaxpress.capture.avals import short_aval
 from jaxpress.capture.cost import amount, graph_cost
 from jaxpress.capture.flops import nbytes
-from jaxpress.capture.graph import Graph, Node, Value, short_aval
+from jaxpress.capture.graph import Graph, Node, Value
 from jaxpress.capture.params import one_line, param_texts
 
 __all__ = ["graph_summary", "graph_text", "node_text"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def trace(
     Args:
       fn: any function that JAX can trace, from any library.
       static_argnums: positions of arguments that are Python values, not arrays.
-      static_argnames: names of such keyword arguments.
+      static_argnames: names of such arguments. As with ``jax.jit``, either of the two is enough.
 
     Returns:
       ``capture(*args, **kwargs) -> Graph``.
@@ -56,6 +57,8 @@ def trace(
         raise ArgumentError(f"trace takes a function, got {type(fn).__name__}: {fn!r}")
     nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+
+    nums, names = _both_ways(fn, nums, names)
 
     @functools.wraps(fn, updated=())
     def capture(*args: Any, **kwargs: Any) -> Graph:
@@ -84,6 +87,22 @@ def trace(
         return graph_of_jaxpr(closed, name, signature=signature)
 
     return capture
+
+
+def _both_ways(
+    fn: Callable[..., Any], nums: tuple[int, ...], names: tuple[str, ...]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """As with ``jax.jit``: where one of the two is given, it holds for the other way of passing."""
+    if bool(nums) == bool(names):
+        return nums, names
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # a builtin without a signature
+        return nums, names
+    places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if names:
+        return tuple(i for i, name in enumerate(places) if name in names), names
+    return nums, tuple(places[i] for i in nums if -len(places) <= i < len(places))
 
 
 def function_name(fn: Any) -> str:
