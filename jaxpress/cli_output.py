@@ -92,7 +92,9 @@ class StepPrinter:
     def __init__(self, *, stderr: bool = False):
         from rich.console import Console
 
-        self.console: Console = Console(stderr=stderr, highlight=False)
+        # Held on to, since user code may run with sys.stdout turned elsewhere meanwhile.
+        self._file = sys.stderr if stderr else sys.stdout
+        self.console: Console = Console(file=self._file, highlight=False)
         self._live: Any = None
         self._table: Any = None
 
@@ -132,4 +134,4 @@ class StepPrinter:
     def _line(self, row: tuple[str, ...]) -> None:
         name, nodes, flops, ms, rules = row
         text = f"{name:<18} {nodes:>15} {flops:>17} {ms:>7}  {rules}".rstrip()
-        print(text, file=self.console.file, flush=True)
+        print(text, file=self._file, flush=True)

@@ -138,7 +138,9 @@ def _import_file(text: str, place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise TargetError(f'target "{text}": importing it failed: {describe_error(error)}') from error
+        raise TargetError(
+            f'target "{text}": importing it failed: {describe_error(error)}'
+        ) from error
     return module
 
 
@@ -156,9 +158,13 @@ def _import_module(text: str, place: str) -> ModuleType:
                 f'target "{text}": there is no module "{missing}" on Python\'s path or in '
                 f"{Path.cwd()}{hint}"
             ) from error
-        raise TargetError(f'target "{text}": importing it failed: {describe_error(error)}') from error
+        raise TargetError(
+            f'target "{text}": importing it failed: {describe_error(error)}'
+        ) from error
     except (Exception, SystemExit) as error:
-        raise TargetError(f'target "{text}": importing it failed: {describe_error(error)}') from error
+        raise TargetError(
+            f'target "{text}": importing it failed: {describe_error(error)}'
+        ) from error
 
 
 def _attribute(text: str, module: ModuleType, attribute: str) -> Callable[[], Any]:
