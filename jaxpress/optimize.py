@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -133,6 +132,36 @@ class _Program:
         return self.weights(weights)
 
 
+class _Recent:
+    """The last call: most often the next one is like it, with the very same weights.
+
+    An array that is known by identity needs no look at its type, and nothing has to be hashed.
+    """
+
+    __slots__ = ("_call", "_places", "program")
+
+    def __init__(self, call: Any, flat: list[Any], types: tuple[Any, ...], program: _Program):
+        self._call = call
+        self._places = [
+            (weakref.ref(x) if isinstance(x, jax.Array) and not compat.is_tracer(x) else _nobody, t)
+            for x, t in zip(flat, types, strict=True)
+        ]
+        self.program = program
+
+    def fits(self, call: Any, flat: list[Any]) -> bool:
+        """Whether a call has the structure and the types of this one."""
+        if call != self._call:
+            return False
+        for x, (ref, kind) in zip(flat, self._places, strict=True):
+            if ref() is not x and _type_of(x) != kind:
+                return False
+        return True
+
+
+def _nobody() -> None:
+    """Stands for a weak reference to what cannot be held weakly, or may change in place."""
+
+
 class Optimized:
     """A function that ``optimize`` made; call it like the original.
 
@@ -158,6 +187,7 @@ class Optimized:
         self._weight_names = _names_at(fn, self._weight_argnums)
         self._verify = verify
         self._programs: dict[Any, _Program] = {}
+        self._recent: _Recent | None = None
         functools.update_wrapper(self, fn, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -204,15 +234,20 @@ class Optimized:
     def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list, _Program]:
         static, dynamic_args, dynamic_kwargs = self._split(args, kwargs)
         flat, tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
-        key = (tree, static, tuple(map(_type_of, flat)), compat.context_key())
-        program = self._programs.get(key)
+        call = (tree, static, compat.context_key())
+        if self._recent is not None and self._recent.fits(call, flat):
+            return flat, self._recent.program
+        types = tuple(map(_type_of, flat))
+        program = self._programs.get((call, types))
         if program is None:
             program = self._make(args, kwargs, dynamic_args, dynamic_kwargs)
             # A program that holds tracers belongs to the trace that it was made in.
-            if not program.holds_tracers:
-                self._programs[key] = program
+            if program.holds_tracers:
+                return flat, program
+            self._programs[call, types] = program
             if self._verify:
                 self._check(args, kwargs)
+        self._recent = _Recent(call, flat, types, program)
         return flat, program
 
     def _split(
@@ -251,8 +286,7 @@ class Optimized:
         if any(marks):
             weights = frozenset(v for v, mark in zip(graph.inputs, marks, strict=True) if mark)
             graph = graph.with_parts(weight_inputs=weights)
-        with _collector_at_rest():
-            graph, report = self.pipeline.run(graph)
+        graph, report = self.pipeline.run(graph)
         return _Program(graph, report)
 
     def _weight_marks(
@@ -285,18 +319,6 @@ class Optimized:
 
     def __repr__(self) -> str:
         return f"<optimized {self.__name__}: {self.pipeline.name}>"
-
-
-@contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Passes make many small objects that all live on; collecting in between only costs time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _on_host(x: Any) -> bool:

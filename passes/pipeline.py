@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -121,6 +123,12 @@ class Pipeline:
         Raises:
           PassError: a pass failed or gave something else than a graph; it is named.
         """
+        with _collector_at_rest():
+            return self._run(graph, check, on_step)
+
+    def _run(
+        self, graph: Graph, check: bool, on_step: Callable[[Step], None] | None
+    ) -> tuple[Graph, Report]:
         report = Report(graph)
         for p in self.passes:
             record: list[Rewrite] = []
@@ -186,6 +194,18 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name}: {', '.join(p.name for p in self.passes)}>"
+
+
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Passes make many small objects that all live on; collecting in between only costs time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _as_pass(p: Any) -> Pass:
