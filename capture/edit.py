@@ -130,16 +130,21 @@ class Editor:
         return new
 
     def insert_after(self, value: Value, fn: Callable[..., Any]) -> Value:
-        """Let everything that uses ``value`` use ``fn(value)``; returns that new value."""
+        """Let everything that uses ``value`` use ``fn(value)``; returns that new value.
+
+        Raises:
+          GraphError: ``fn`` does not return one array of the same shape and dtype.
+        """
         users, was_output = self.users(value), self.is_output(value)
         producer = self.producer(value)
         anchor = self._next[producer] if producer is not None else self._next[None]
-        (new,) = self.emit(fn, (value,), before=anchor, like=producer or anchor)
-        if new.aval.shape != value.aval.shape or new.aval.dtype != value.aval.dtype:
+        results = self.emit(fn, (value,), before=anchor, like=producer or anchor)
+        if [(v.shape, v.dtype) for v in results] != [(value.shape, value.dtype)]:
             raise GraphError(
-                f"insert_after: {value!r} would become {new!r}; what is inserted must keep the "
-                "shape and dtype"
+                f"insert_after: {value!r} would become {results!r}; what is inserted must give one "
+                "array of the same shape and dtype"
             )
+        new = results[0]
         for user in users:
             self._rewire(user, value, new)
         if was_output:
