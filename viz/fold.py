@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from jaxpress.capture.graph import Graph, Literal, Node
-from jaxpress.viz.parts import Part
+from jaxpress.capture.provenance import Source
+from jaxpress.viz.parts import Part, is_small_call
 from jaxpress.viz.scopes import stem
 from jaxpress.viz.site import DATA, Site
 from jaxpress.viz.style import family_of
@@ -23,6 +24,7 @@ __all__ = ["Keys", "fold_chains", "fold_repeats", "split_long"]
 MIN_CHAIN = 3
 MAX_PERIOD = 12
 MIN_SAVED = 3
+LONG = 100_000  # letters: nothing is cut where two things are compared
 
 
 def fold_chains(parts: Sequence[Part]) -> list[Part]:
@@ -67,7 +69,7 @@ def _is_cheap(part: Part) -> bool:
         return False
     if part.node.op.startswith(("gather", "scatter")):
         return False  # an embedding's lookup, for instance
-    return part.node.subgraphs != () or family_of(part.node.op) in ("elementwise", "move")
+    return is_small_call(part.node) or family_of(part.node.op) in ("elementwise", "move")
 
 
 class Keys:
@@ -94,7 +96,7 @@ class Keys:
         if node not in self._nodes:
             bodies = tuple(self.graph(g) for g in node.subgraphs)
             params = tuple(
-                (k, param_text(v)) for k, v in sorted(node.params.items()) if k != "name"
+                (k, param_text(v, LONG)) for k, v in sorted(node.params.items()) if k != "name"
             )
             shapes = tuple((v.shape, str(v.dtype)) for v in (*node.inputs, *node.outputs))
             self._nodes[node] = self._number((node.op, params, shapes, bodies))
@@ -128,7 +130,7 @@ def fold_repeats(parts: Sequence[Part], keys: Keys) -> list[Part]:
             times = 1
             while marks[i + times * period : i + (times + 1) * period] == marks[i : i + period]:
                 times += 1
-            saved = (times - 1) * sum(len(p.nodes) for p in parts[i : i + period])
+            saved = (times - 1) * sum(map(_weight, parts[i : i + period]))
             if times > 1 and saved > best[0]:
                 best = (saved, period, times)
         saved, period, times = best
@@ -141,6 +143,11 @@ def fold_repeats(parts: Sequence[Part], keys: Keys) -> list[Part]:
         folded.append(_repeat(parts[i : i + period * times], period, times))
         i += period * times
     return folded
+
+
+def _weight(part: Part) -> int:
+    """What not drawing a part again saves; a group is never small."""
+    return max(len(part.nodes), MIN_SAVED) if part.opens else len(part.nodes)
 
 
 def _repeat(parts: Sequence[Part], period: int, times: int) -> Part:
@@ -180,7 +187,7 @@ def _wiring(site: Site, nodes: Sequence[Node]) -> tuple[Any, ...]:
         for value in node.inputs:
             kind, text = site.of(value).kind, ""
             if isinstance(value, Literal):
-                text = param_text(value.val)
+                text = param_text(value.val, LONG)
             codes.append(place.get(value) if kind == DATA and value in place else (kind, text))
     return tuple(codes)
 
@@ -213,9 +220,18 @@ def _chunk(name: str, parts: list[Part]) -> Part:
 
 def _line(part: Part) -> str:
     source = part.node.source
-    return clean(source, 60) if source is not None else ""
+    return clean(f"{_file(source)}:{source.line} ({_own_name(source)})") if source else ""
 
 
 def _function(part: Part) -> str:
     source = part.node.source
-    return clean(f"{source.file.rpartition('/')[2]} ({source.function})") if source else ""
+    return clean(f"{_file(source)} ({_own_name(source)})") if source else ""
+
+
+def _file(source: Source) -> str:
+    return source.file.rpartition("/")[2]
+
+
+def _own_name(source: Source) -> str:
+    """The function's name without those of the functions around it."""
+    return source.function.rpartition("<locals>.")[2]

@@ -166,7 +166,7 @@ def is_small_call(node: Node) -> bool:
     Activation functions and the like of ``jnp.where`` are.
     """
     bodies = node.subgraphs
-    if len(bodies) != 1 or node.op in ("scan", "while", "cond") or not _is_alias(node):
+    if len(bodies) != 1 or node.op in ("scan", "while", "cond") or not _is_call(node):
         return False
     counts = bodies[0].count()
     kinds = {family_of(op) for op in counts}
@@ -176,13 +176,25 @@ def is_small_call(node: Node) -> bool:
 
 
 def _is_alias(node: Node) -> bool:
-    """Whether the only body takes the node's operands and gives its results, one for one."""
+    """Whether the only body takes as many operands and gives as many results as the node."""
     bodies = node.subgraphs
     return (
         len(bodies) == 1
         and len(bodies[0].inputs) == len(node.inputs)
         and len(bodies[0].outputs) == len(node.outputs)
     )
+
+
+def _is_call(node: Node) -> bool:
+    """Whether the node runs its body once, on its own operands.
+
+    A body on other shapes is a formula for one element (``reduce``), or what one device does.
+    """
+    if not _is_alias(node):
+        return False
+    inner = node.subgraphs[0].inputs
+    same = all(a.shape == b.shape for a, b in zip(inner, node.inputs, strict=True))
+    return same or node.op == "shard_map"
 
 
 def body_sites(site: Site, node: Node) -> tuple[Site, ...] | None:
@@ -221,7 +233,7 @@ def body_sites(site: Site, node: Node) -> tuple[Site, ...] | None:
             Site(b, {v: Binding((o,)) for v, o in zip(b.inputs, outer[1:], strict=True)})
             for b in bodies
         )
-    if _is_alias(node):
+    if _is_call(node):
         body = bodies[0]
         return (Site(body, {v: Binding((o,)) for v, o in zip(body.inputs, outer, strict=True)}),)
     return None

@@ -146,8 +146,8 @@ def _constant_info(graph: Graph, value: Value) -> Info:
     if math.prod(n if isinstance(n, int) else 2 for n in value.shape) == 1:
         try:
             return Info(CONST, literal_text(graph.constant_value(value)))
-        except (TypeError, ValueError):  # a key array, or one that is being traced
-            pass
+        except (TypeError, ValueError, RuntimeError):
+            pass  # a key array, one that is being traced, or one that is deleted
     return Info(WEIGHT, "", (value,))
 
 
