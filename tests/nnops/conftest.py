@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-# Compiling is what takes these tests long.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+@pytest.fixture(autouse=True)
+def quick_compiles():
+    """Compiles without optimisations: compiling is what takes these tests long."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def assert_close(got, want, rtol=1e-12):
@@ -112,8 +118,8 @@ def agree():
                     out["vmap grad"] = _batched_grad(fn, args)
                 return out
 
-            got = jax.jit(functools.partial(everything, f), compiler_options=QUICK)(*args)
-            want = jax.jit(functools.partial(everything, plain), compiler_options=QUICK)(*args)
+            got = jax.jit(functools.partial(everything, f))(*args)
+            want = jax.jit(functools.partial(everything, plain))(*args)
             assert_close(got, want, rtol)
 
     return check

@@ -65,6 +65,7 @@ def test_every_transformation_with_the_general_rules(affine, agree, kernel):
         (2, 3),
         (2, 3),
         draw=_draw,
+        batch=kernel == "reference",
     )
 
 

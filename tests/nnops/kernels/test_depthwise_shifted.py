@@ -83,7 +83,6 @@ def test_behaves_under_every_transformation_with_epilogue(agree):
         (1, 4, 3, 2),
         (2, 2, 1, 4),
         (4,),
-        (1, 2, 2, 4),
     )
 
 

@@ -68,8 +68,8 @@ def test_avg_behaves_under_every_transformation(agree):
     with jax.enable_x64(True):
         params = _params("avg_pool", jnp.ones((1, 3, 4, 2)), (2, 1, "SAME"))
     plain = _with("reference", "avg_pool", params)
-    agree(_with("shifted", "avg_pool", params), plain, (1, 3, 4, 2))
-    agree(_with("separable", "avg_pool", params), plain, (1, 3, 4, 2))
+    agree(_with("shifted", "avg_pool", params), plain, (1, 3, 4, 2), batch=False)
+    agree(_with("separable", "avg_pool", params), plain, (1, 3, 4, 2), batch=False)
 
 
 def test_where_they_apply():
