@@ -281,7 +281,7 @@ def random_keys(key, old):
     return drawn, keys, jax.random.uniform(old, (2,)), jax.random.key_data(key)
 
 
-@program({"b": Lazy(lambda: f32(2)).make, "a": None} and 1.0)
+@program(1.0)
 def pytrees(x):
     return {"z": Pair(x, [x + 1, None]), "a": (), "m": {"n": x * 2}}
 
