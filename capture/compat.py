@@ -270,11 +270,12 @@ def custom_jvp_rule(params: dict[str, Any], n_inputs: int) -> tuple[Any, Any]:
 
 
 def custom_jvp_identity(params: dict[str, Any]) -> Any:
-    """The Python function behind a ``custom_jvp_call``'s derivative rule, or ``None``.
+    """What a ``custom_jvp_call``'s derivative rule is made of, hashable, or ``None``.
 
-    Two equations with the same body and the same function have the same rule, so that the rule
-    has to be traced once only. Where JAX's closures look otherwise than expected, ``None`` costs
-    time and nothing else.
+    Two equations with the same body and the same identity have the same rule, so that the rule
+    has to be traced once only. A rule that also reads arguments that are no arrays
+    (``nondiff_argnums``) has none. Where JAX's closures look otherwise than expected, ``None``
+    costs time and nothing else.
     """
     try:
         memoized = params["jvp_jaxpr_fun"].f
