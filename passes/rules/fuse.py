@@ -148,6 +148,9 @@ class _ActivationPattern:
         if inputs[0].dtype != node.output.dtype:
             state.fail(f"{node.op} changes the dtype", node)
             return None
+        if node.op in _FUSABLE_PRIMITIVES and node.params.get("accuracy") is not None:
+            state.fail(f"{node.op} asks for an accuracy of its own", node)
+            return None
         return _match(view, node, maker)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpress import nnops
@@ -29,7 +30,7 @@ __all__ = ["activation_rules", "clip_rules", "pattern_of"]
 
 # Parameters that say how large a result is, and nothing of what it is.
 _SHAPE_PARAMS = frozenset(
-    {"shape", "sharding", "out_sharding", "broadcast_dimensions", "weak_type", "accuracy"}
+    {"shape", "sharding", "out_sharding", "broadcast_dimensions", "weak_type"}
 )
 # A number that no model has, to see where a parameter stands in the trace.
 _PROBE = 0.3719582
@@ -206,12 +207,18 @@ def _condition(node: Node) -> Callable[[View, Node], bool] | None:
     """A custom derivative must be the very same one."""
     if node.op not in compat.CUSTOM_JVP_NAMES:
         return None
-    wanted = custom_jvp_signature(node)
+    wanted = custom_jvp_signature(node, any_shape=True)
 
     def same_rule(view: View, other: Node) -> bool:
         return len(other.outputs) == 1 and custom_jvp_signature(other) == wanted
 
     return same_rule
+
+
+def _clip_guard(match: Match) -> str | None:
+    if not jnp.issubdtype(match["x"].dtype, jnp.floating):
+        return "it is of no floating-point array"
+    return _guard(match)
 
 
 @functools.cache
@@ -224,7 +231,9 @@ def clip_rules() -> RuleSet:
     relu6 = op("min", op("max", any_value("x"), 0.0), 6.0)
     return RuleSet(
         (
-            Rule("raise_clip6", relu6, lambda x: nnops.relu6(x), _guard),
-            Rule("raise_max0", op("max", any_value("x"), 0.0), lambda x: nnops.relu(x), _guard),
+            Rule("raise_clip6", relu6, lambda x: nnops.relu6(x), _clip_guard),
+            Rule(
+                "raise_max0", op("max", any_value("x"), 0.0), lambda x: nnops.relu(x), _clip_guard
+            ),
         )
     )

@@ -74,6 +74,9 @@ class _DensePattern:
         if left.dtype != right.dtype:
             state.fail(f"operands are {left.dtype} and {right.dtype}", node)
             return None
+        if node.params.get("out_sharding") is not None:
+            state.fail("it says how its result is sharded", node)
+            return None
         left_ok = left.ndim == 2 and right.ndim >= 1 and is_parameter_like(view, left)
         right_ok = right.ndim == 2 and left.ndim >= 1 and is_parameter_like(view, right)
         if left_ok and right_ok:
@@ -87,9 +90,13 @@ class _DensePattern:
             state.fail("neither operand is a matrix of weights", node)
             return None
         x, w = (left, right) if right_ok else (right, left)
-        x_axis, w_axis = (left_axes[0], right_axes[0]) if right_ok else (
-            right_axes[0],
-            left_axes[0],
+        x_axis, w_axis = (
+            (left_axes[0], right_axes[0])
+            if right_ok
+            else (
+                right_axes[0],
+                left_axes[0],
+            )
         )
         info = {"x_axis": int(x_axis), "w_axis": int(w_axis), "weights_first": not right_ok}
         return Match(view, node, {"x": x, "w": w}, info=info)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpress import nnops
@@ -38,14 +39,22 @@ def _max_pool(x: Any, *, match: Match) -> Any:
     return nnops.registry()["max_pool"].rebind({"x": x}, **_windows(match.root))
 
 
+def _has_a_least_value(match: Match) -> str | None:
+    """Integers have one, and floats that know infinity; both ops pad with that."""
+    dtype = match["x"].dtype
+    if jnp.issubdtype(dtype, jnp.integer):
+        return None
+    if jnp.issubdtype(dtype, jnp.floating) and np.isinf(np.array(-np.inf, dtype)):
+        return None
+    return f"x is {dtype}"
+
+
 # reduce_window_max(x) -> max_pool(x)
 RAISE_MAX_POOL = Rule(
     "raise_max_pool",
     op("reduce_window_max", any_value("x"), where=_is_window),
     _max_pool,
-    lambda m: None
-    if np.issubdtype(m["x"].dtype, np.number) or "float" in str(m["x"].dtype)
-    else f"x is {m['x'].dtype}",
+    _has_a_least_value,
 )
 
 
@@ -57,7 +66,7 @@ def _avg_pool(x: Any, *, match: Match) -> Any:
 
 
 def _divides_by_count(match: Match) -> str | None:
-    if not np.issubdtype(match["x"].dtype, np.floating) and "float" not in str(match["x"].dtype):
+    if not jnp.issubdtype(match["x"].dtype, jnp.floating):
         return f"x is {match['x'].dtype}"
     window = match.nodes["sum"]
     if "count" not in match.nodes:
