@@ -282,7 +282,11 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
         cells = dict(zip(memoized.__code__.co_freevars, memoized.__closure__, strict=True))
         thunk = cells["fn"].cell_contents
         cells = dict(zip(thunk.__code__.co_freevars, thunk.__closure__, strict=True))
-        return cells["jvp"].cell_contents.f
+        rule = cells["jvp"].cell_contents
+        # The one step flattens arguments and results; it knows their pytree.
+        ((_, details),) = rule.transforms
+        trees = tuple(x for x in details if isinstance(x, jax.tree_util.PyTreeDef))
+        return rule.f, trees
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
