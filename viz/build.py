@@ -71,7 +71,7 @@ def usual_dtype(graph: Graph) -> str:
     values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
     names = [short_dtype(v.dtype) for v in values if v.dtype is not None]
     counts = Counter(n for n in names if n.startswith(("f", "bf"))) or Counter(names)
-    return max(sorted(counts), key=counts.__getitem__) if counts else ""
+    return max(counts, key=counts.__getitem__) if counts else ""
 
 
 class _Builder:

@@ -193,7 +193,7 @@ def _wiring(site: Site, nodes: Sequence[Node]) -> tuple[Any, ...]:
 
 
 def split_long(parts: list[Part], limit: int) -> list[Part]:
-    """At most ``limit`` parts: runs of one source line are grouped, and then runs of any kind.
+    """At most ``limit`` parts, but at least two: runs of a source line, then runs of any kind.
 
     Models without scopes (NNX, closures) are split where the user's own lines change.
     """
@@ -206,9 +206,9 @@ def split_long(parts: list[Part], limit: int) -> list[Part]:
     if len(parts) <= limit:
         return parts
     # A tree of even pieces, so that no page of it is longer than the others.
-    size = math.ceil(len(parts) / min(limit, max(2, math.isqrt(len(parts)))))
-    pieces = [parts[i : i + size] for i in range(0, len(parts), size)]
-    return [_chunk("", piece) for piece in pieces]
+    pieces = max(2, min(limit, math.isqrt(len(parts))))
+    size = math.ceil(len(parts) / pieces)
+    return [_chunk("", parts[i : i + size]) for i in range(0, len(parts), size)]
 
 
 def _chunk(name: str, parts: list[Part]) -> Part:

@@ -120,7 +120,7 @@ def _listed(word: str, key: str) -> Callable[[Node], str]:
     def extra(node: Node) -> str:
         values = node.params.get(key)
         values = (values,) if isinstance(values, int) else tuple(values or ())
-        return f"{word} {', '.join(clean(v, 12) for v in values)}" if values else ""
+        return f"{word} {', '.join(clean(v, 12) for v in values)}".strip() if values else ""
 
     return extra
 

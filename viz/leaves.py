@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 __all__ = ["leaf_groups"]
 
-MAX_LEAVES = 6
+MAX_LEAVES = 6  # more than these are grouped by the structure they lie in
+MAX_PARTS = 12  # a structure of more parts than these is one box
 
 _STEP = re.compile(r"\[[^\]]*\]|\.[A-Za-z_]\w*")
 
@@ -31,7 +32,7 @@ def leaf_groups(names: Sequence[str]) -> list[tuple[str, list[int]]]:
         while len(groups) == 1 and depth <= max(map(len, paths)):
             groups = _split(paths, list(range(len(names))), depth)
             depth += 1
-    if len(groups) > 4 * MAX_LEAVES:
+    if len(groups) > MAX_PARTS:
         groups = _split(paths, list(range(len(names))), 1)
     return [("".join(key), held) for key, held in groups.items()]
 

@@ -127,6 +127,6 @@ def make_plan(
         if plan.boxes(root, plan.depth, limit) <= limit:
             return plan
     # One level of the last kind fits, up to what a control node's bodies add.
-    while plan.depth > 1 and plan.boxes(root, plan.depth, limit) > limit:
+    while plan.depth > 0 and plan.boxes(root, plan.depth, limit) > limit:
         plan.depth -= 1
     return plan
