@@ -10,7 +10,7 @@ NASTY = [
     "quote \" and ' one",
     "<b>bold</b> & done",
     "</script><script>alert(1)</script>",
-    "back\\slash\\N \\l",
+    "back\\slash\\N \\G \\l\\",
     "line\nbreak\ttab",
     "null\x00bell\x07",
     "Größe → 形状 🎉",

@@ -22,14 +22,16 @@ _FRAMES = {
     "body": 'style="rounded,filled,dashed" color="#57606a"',
     "repeat": 'style="rounded,filled" color="#57606a" peripheries=2',
 }
+_IN_HTML = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("\\", "\\\\"))
 _PER_ROW = 6
 _GROUND = ("#f4f6f8", "#ffffff")
 
 
 def in_html(text: str) -> str:
     """``text`` as the content of an HTML-like label; never empty, which Graphviz refuses."""
-    for plain, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(plain, entity)
+    # A backslash is doubled because Graphviz looks for escapes such as \N even here.
+    for plain, escaped in _IN_HTML:
+        text = text.replace(plain, escaped)
     return text or " "
 
 
@@ -218,7 +220,8 @@ def _box(box: Box) -> str:
     cells = "".join(f"<tr><td>{row}</td></tr>" for row in rows)
     table = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>'
     width = " penwidth=1.9" if box.changed else ""
-    tooltip = " ".join((box.title, *box.lines))
+    # Graphviz looks for escapes in a tooltip twice.
+    tooltip = " ".join((box.title, *box.lines)).replace("\\", "\\\\")
     return (
         f'id="{box.id}" label=<{table}> {_SHAPES[box.kind]}{width} '
         f'fillcolor="{family.fill}" color="{family.border}" tooltip={in_quotes(tooltip)}'
