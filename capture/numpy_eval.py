@@ -108,9 +108,7 @@ def evaluate_with_numpy(
     Returns:
       Arrays of the outputs' dtypes, on JAX's default device.
     """
-    env: dict[Value, Any] = {
-        v: np.asarray(x) for v, x in zip(graph.inputs, flat, strict=True)
-    }
+    env: dict[Value, Any] = {v: np.asarray(x) for v, x in zip(graph.inputs, flat, strict=True)}
     env.update(zip(graph.constants, map(np.asarray, constants), strict=True))
 
     def read(v: Value) -> Any:

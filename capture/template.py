@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxpress.capture import compat
 from jaxpress.capture.from_jaxpr import graph_of_jaxpr
 from jaxpress.capture.graph import Graph, Literal, Node, Value
@@ -53,7 +55,10 @@ def template_of(fn: Callable[..., Any], avals: tuple[Any, ...], key: Any, cache:
 
 
 def _trace(fn: Callable[..., Any], avals: tuple[Any, ...]) -> Template:
-    closed = compat.trace_closed(fn, avals)
+    def flat(*arrays: Any) -> list[Any]:
+        return jax.tree_util.tree_leaves(fn(*arrays))
+
+    closed = compat.trace_flat(flat, avals)
     return Template(inline_calls(graph_of_jaxpr(closed, getattr(fn, "__name__", "template"))))
 
 

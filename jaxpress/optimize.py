@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from jaxpress.capture import ArgumentError, Graph, compat, trace
+from jaxpress.capture import ArgumentError, Graph, Value, compat, trace
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
@@ -87,7 +89,7 @@ class _Program:
         self.graph = graph
         self.report = report
         self.signature = graph.signature
-        self.constants = list(graph.constant_values.values())
+        self.constants = [_on_device(v, x) for v, x in graph.constant_values.items()]
         prologue = graph.prologue
         hoisted = [] if prologue is None else list(prologue.constant_values.values())
         self.holds_tracers = any(map(compat.is_tracer, (*self.constants, *hoisted)))
@@ -319,6 +321,17 @@ class Optimized:
 
     def __repr__(self) -> str:
         return f"<optimized {self.__name__}: {self.pipeline.name}>"
+
+
+def _on_device(value: Value, constant: Any) -> Any:
+    """A constant as a ``jax.Array``, so that no call has to transfer it.
+
+    A NumPy array is copied: what was traced is the function as it was, and the array may change.
+    """
+    if isinstance(constant, jax.Array) or not isinstance(constant, np.ndarray):
+        return constant
+    with compat.outside_trace():
+        return jnp.array(constant, value.dtype, copy=True)
 
 
 def _on_host(x: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -71,6 +72,16 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "epsilon": epsilon}
 
 
+def _infer(avals: Any, params: Mapping[str, Any]) -> Any:
+    """The type of x, where all operands fit it; anything else is for the reference to judge."""
+    x, *rest = avals
+    axis = params["axis"]
+    if not (-x.ndim <= axis < x.ndim) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return None
+    fits = all(v.dtype == x.dtype and v.shape == (x.shape[axis],) for v in rest)
+    return x if fits else None
+
+
 _BATCH_NORM = define(
     "batch_norm",
     _reference,
@@ -79,6 +90,7 @@ _BATCH_NORM = define(
     defaults={"axis": -1, "epsilon": EPSILON},
     normalize=_normalize,
     batch=_batch,
+    infer=_infer,
 )
 
 

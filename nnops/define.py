@@ -46,6 +46,7 @@ def define(
     batch: Callable[..., Any] | None = None,
     linear: bool = False,
     multiple_results: bool = False,
+    infer: Callable[..., Any] | None = None,
 ) -> OpDef:
     """Turns a reference function into a named primitive, and enters it in the registry.
 
@@ -63,6 +64,8 @@ def define(
             with the parameter ``mapped``.
         linear: the op is linear in all its operands together; then tangents go through the op too.
         multiple_results: the reference returns a sequence.
+        infer: ``infer(avals, params) -> aval | None``, a short cut to the result's shape and dtype
+            for plain operands (no weak type, no explicit sharding); None asks for the trace.
 
     Returns:
         The definition.
@@ -115,6 +118,10 @@ def define(
         return jitted(tuple(sorted(params.items())))(*arrays)
 
     def abstract(*avals: Any, **params: Any) -> Any:
+        if infer is not None and "mapped" not in params and all(map(_is_plain, avals)):
+            inferred = infer(avals, params)
+            if inferred is not None:
+                return inferred
         # jit's own trace cache: its key already holds avals, mesh, x64 and promotion mode.
         static = tuple(sorted({**params, **of_reference}.items()))
         out = jitted(static).trace(*avals).jaxpr.out_avals
@@ -142,6 +149,13 @@ def define(
     )
     ops[name] = op
     return op
+
+
+def _is_plain(aval: Any) -> bool:
+    """Whether an aval is a shape and a dtype, and nothing else that a result would inherit."""
+    return (
+        not aval.weak_type and aval.sharding.mesh.empty and not getattr(aval, "vma", None)
+    )
 
 
 def _call_rule(op: OpDef, rule: Callable[..., Any], first: Any, second: Any, **params: Any) -> Any:

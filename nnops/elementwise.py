@@ -33,7 +33,13 @@ def elementwise(
     def normalize(params: dict[str, Any]) -> dict[str, Any]:
         return {k: static_value(name, k, v, defaults[k]) for k, v in params.items()}
 
-    return define(name, reference, defaults=defaults, normalize=normalize, batch=same_batch)
+    return define(name, reference, defaults=defaults, normalize=normalize, batch=same_batch, infer=_infer)
+
+
+def _infer(avals: Any, params: Mapping[str, Any]) -> Any:
+    """An activation of real floating-point numbers keeps their type."""
+    del params
+    return avals[0] if jnp.issubdtype(avals[0].dtype, jnp.floating) else None
 
 
 def apply(op: OpDef, x: Any, **params: Any) -> Any:

@@ -7,6 +7,7 @@ So no forward product is computed twice, and the names survive ``grad``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ __all__ = ["as_arrays", "canonical_precision", "define_fused", "fused_call"]
 OPERANDS = ("x", "w", "b", "residual")
 
 Core = Callable[..., Any]
+
+_NOT_OF_CORE = ("activation", "kernel", "operands")
 
 
 def _configured_precision() -> str | None:
@@ -97,9 +100,28 @@ def define_fused(
     def epilogue(z: Any, b: Any, residual: Any, params: Mapping[str, Any]) -> Any:
         """``z + b + residual``, each present or None."""
         axis = features_axis(params)
+        # lax, not operators: jax.numpy's are jitted one by one, and traced for each new shape.
         if b is not None:
-            z = z + _along(b, axis, z.ndim)
-        return z if residual is None else z + residual
+            z = lax.add(z, _along(b, axis, z.ndim))
+        return z if residual is None else lax.add(z, residual)
+
+    @functools.lru_cache(maxsize=4096)
+    def core_aval(params: tuple[tuple[str, Any], ...], x: Any, w: Any) -> Any:
+        static = dict(params)
+        check(x, w, static)
+        z = jax.eval_shape(functools.partial(core, **static), x, w)
+        return jax.core.ShapedArray(z.shape, z.dtype)
+
+    def infer(avals: Any, params: Mapping[str, Any]) -> Any:
+        present = dict(zip(params["operands"], avals, strict=True))
+        x, w = present["x"], present["w"]
+        if x.dtype != w.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+            return None
+        static = {k: v for k, v in params.items() if k not in _NOT_OF_CORE}
+        z = core_aval(tuple(sorted(static.items())), x, w)
+        b, residual = present.get("b"), present.get("residual")
+        _check_epilogue(name, x, w, b, residual, z, features_axis(params))
+        return z
 
     def whole(core: Core) -> Callable[..., Any]:
         def compute(x: Any, w: Any, b: Any = None, residual: Any = None, **params: Any) -> Any:
@@ -192,6 +214,7 @@ def define_fused(
         normalize=normalize_all,
         jvp=jvp,
         batch=batch,
+        infer=infer,
     )
 
 
@@ -227,11 +250,11 @@ def fused_call(
     """
     x, w = operands["x"], operands["w"]
     dtype = jnp.result_type(x, w)
-    core = {"x": x.astype(dtype), "w": w.astype(dtype)}
+    core = {"x": _cast(x, dtype), "w": _cast(w, dtype)}
     rest = {k: v for k, v in operands.items() if k not in core and v is not None}
     made = jnp.dtype(params["preferred_element_type"] or dtype)
-    if jnp.result_type(jnp.zeros((), made), *rest.values()) == made:
-        return op.rebind({**core, **{k: v.astype(made) for k, v in rest.items()}}, **params)
+    if jnp.result_type(made, *rest.values()) == made:
+        return op.rebind({**core, **{k: _cast(v, made) for k, v in rest.items()}}, **params)
     activation = to_activation(params["activation"], op.name)
     z = op.rebind(core, **{**params, "activation": None})
     _check_epilogue(op.name, x, w, rest.get("b"), rest.get("residual"), z, axis, dtypes=False)
@@ -240,6 +263,11 @@ def fused_call(
     if "residual" in rest:
         z = z + rest["residual"]
     return z if activation is None else activation(z)
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    # A cast to the dtype that it has would make a weak type strong.
+    return value if value.dtype == dtype else value.astype(dtype)
 
 
 def _along(b: Any, axis: int, ndim: int) -> Any:

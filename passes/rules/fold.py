@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxpress.capture import Node, Value
@@ -68,23 +69,29 @@ class _BatchNormAfterLinear:
         return Match(view, node, values, {"linear": maker}, (maker,))
 
 
+# Weights are computed with lax alone: jax.numpy's operators are jitted one by one, and traced for
+# each new shape, which would take longer than all the rest of a rewrite.
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    return lax.convert_element_type(x, dtype)
+
+
 def _fold_batch_norm(*, match: Match, **operands: Any) -> Any:
     linear = match.nodes["linear"]
     norm = {k: operands.pop(f"norm_{k}", None) for k in ("mean", "var", "scale", "bias")}
     dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
-    wide = {k: None if v is None else v.astype(dtype) for k, v in norm.items()}
-    mean, var = wide["mean"], wide["var"]
-    assert mean is not None and var is not None
-    scale = lax.rsqrt(var + match.root.params["epsilon"])
-    if wide["scale"] is not None:
-        scale = scale * wide["scale"]
+    wide = {k: _as(v, dtype) for k, v in norm.items() if v is not None}
+    scale = lax.rsqrt(lax.add(wide["var"], np.asarray(match.root.params["epsilon"], dtype)))
+    if "scale" in wide:
+        scale = lax.mul(scale, wide["scale"])
     b = operands.get("b")
-    shift = -mean if b is None else b.astype(dtype) - mean
-    shift = shift * scale
-    if wide["bias"] is not None:
-        shift = shift + wide["bias"]
+    shift = lax.neg(wide["mean"]) if b is None else lax.sub(_as(b, dtype), wide["mean"])
+    shift = lax.mul(shift, scale)
+    if "bias" in wide:
+        shift = lax.add(shift, wide["bias"])
     operands["w"] = scale_features(linear, operands["w"], scale)
-    operands["b"] = shift.astype(linear.output.dtype)
+    operands["b"] = _as(shift, linear.output.dtype)
     return rebind(linear, operands)
 
 
@@ -130,10 +137,11 @@ def _fold_scale(vector: Any, *, match: Match, **operands: Any) -> Any:
     dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
     scale = as_vector(vector, features(linear), dtype)
     if match.root.op == "div":
-        scale = 1 / scale
+        scale = lax.div(lax.full_like(scale, 1), scale)
     operands["w"] = scale_features(linear, operands["w"], scale)
     if operands.get("b") is not None:
-        operands["b"] = (operands["b"] * scale).astype(linear.output.dtype)
+        b = lax.mul(_as(operands["b"], dtype), scale)
+        operands["b"] = _as(b, linear.output.dtype)
     return rebind(linear, operands)
 
 
@@ -142,13 +150,13 @@ def _fold_shift(vector: Any, *, match: Match, **operands: Any) -> Any:
     dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
     shift = as_vector(vector, features(linear), dtype)
     b = operands.get("b")
-    b = jnp.zeros_like(shift) if b is None else b.astype(dtype)
+    b = lax.full_like(shift, 0) if b is None else _as(b, dtype)
     if match.root.op == "sub" and not first:  # shift - linear
-        operands["w"] = -operands["w"]
-        b = shift - b
+        operands["w"] = lax.neg(operands["w"])
+        b = lax.sub(shift, b)
     else:
-        b = b - shift if match.root.op == "sub" else b + shift
-    operands["b"] = b.astype(linear.output.dtype)
+        b = lax.sub(b, shift) if match.root.op == "sub" else lax.add(b, shift)
+    operands["b"] = _as(b, linear.output.dtype)
     return rebind(linear, operands)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jax import lax
+
 from jaxpress.capture import Literal, Value
 from jaxpress.passes.view import View, channel_base, scalar_value
 
@@ -212,6 +214,7 @@ def _deviation(view: View, value: Value) -> Deviation | None:
 
 def evaluate(p: Polynomial, arrays: dict[Value, Any], one: Any) -> Any:
     """The polynomial's value on arrays, without deviations; ``one`` gives shape and dtype."""
+    # lax, not operators: jax.numpy's are jitted one by one, and traced for each new shape.
     total = None
     for m, c in p.terms.items():
         term = None
@@ -219,12 +222,14 @@ def evaluate(p: Polynomial, arrays: dict[Value, Any], one: Any) -> Any:
             for _ in range(abs(power)):
                 x = arrays[atom]
                 if term is None:
-                    term = x if power > 0 else 1 / x
+                    term = x if power > 0 else lax.div(one, x)
                 else:
-                    term = term * x if power > 0 else term / x
+                    term = lax.mul(term, x) if power > 0 else lax.div(term, x)
         if term is None:
-            term = one * c
+            term = lax.full_like(one, c)
+        elif c == -1:
+            term = lax.neg(term)
         elif c != 1:
-            term = term * c
-        total = term if total is None else total + term
-    return one * 0 if total is None else total
+            term = lax.mul(term, lax.full_like(term, c))
+        total = term if total is None else lax.add(total, term)
+    return lax.full_like(one, 0) if total is None else total

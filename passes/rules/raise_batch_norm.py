@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
@@ -17,6 +18,7 @@ from jaxpress.passes.rules.polynomial import (
     polynomial_of,
 )
 from jaxpress.passes.rule import Match, Rule
+from jaxpress.passes.rules.weights import as_vector
 from jaxpress.passes.view import View
 
 __all__ = ["RAISE_BATCH_NORM"]
@@ -264,12 +266,9 @@ def _value_of(frozen: Frozen, arrays: list[Any], one: Any) -> Any:
 def _raise_batch_norm(x: Any, var: Any, *, match: Match, **atoms: Any) -> Any:
     info = match.info
     channels = (x.shape[info["axis"]],)
-    var = jnp.reshape(var, channels)
-    arrays = [
-        jnp.broadcast_to(jnp.reshape(a, -1), channels) if a.size == 1 else jnp.reshape(a, channels)
-        for a in (atoms[f"a{i}"] for i in range(info["atoms"]))
-    ]
-    one = jnp.ones(channels, x.dtype)
+    arrays = [as_vector(atoms[f"a{i}"], channels[0], x.dtype) for i in range(info["atoms"])]
+    var = lax.reshape(var, channels)
+    one = lax.full(channels, 1, x.dtype)
     gain, mean, bias = info["parts"]
     is_one = gain == ((1.0, ()),)
     return nnops.batch_norm(

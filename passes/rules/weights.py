@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
+from jax import lax
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
@@ -56,8 +56,9 @@ def scale_features(node: Node, w: Any, scale: Any) -> Any:
     """``w`` with each feature's weights multiplied; ``scale`` has shape (features,)."""
     axis = w.ndim - 1 if node.op == "dense" else specs(node.params["dimension_numbers"]).rhs_spec[0]
     shape = [1] * w.ndim
-    shape[axis] = -1
-    return (w * jnp.reshape(scale, shape)).astype(w.dtype)
+    shape[axis] = w.shape[axis]
+    wide = lax.mul(lax.convert_element_type(w, scale.dtype), lax.reshape(scale, shape))
+    return lax.convert_element_type(wide, w.dtype)
 
 
 def channel_vector(view: View, value: Value, node: Node) -> Value | None:
@@ -78,5 +79,7 @@ def channel_vector(view: View, value: Value, node: Node) -> Value | None:
 
 def as_vector(v: Any, n: Any, dtype: Any) -> Any:
     """``v``, of one element or ``n``, as an array of shape (n,)."""
-    flat = jnp.reshape(jnp.asarray(v, dtype), -1)
-    return jnp.broadcast_to(flat, (n,))
+    x = lax.convert_element_type(v, dtype)
+    if x.size == 1:
+        return lax.broadcast_in_dim(lax.reshape(x, (1,)), (n,), (0,))
+    return lax.reshape(x, (n,))
