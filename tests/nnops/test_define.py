@@ -1,6 +1,9 @@
 """What `define` promises of any op: it works wherever a plain JAX function does."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.export
@@ -241,3 +244,52 @@ def test_while_and_cond():
         want = np.tanh(want @ (W @ W.T))
     want = jax.nn.relu(want) if want.sum() > 0 else jax.nn.silu(want)
     _same(jax.jit(f)(X), want)
+
+
+_ON_EIGHT_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxpress import nnops
+
+def ours(x, w, b):
+    return nnops.softmax(nnops.dense(x, w, b, activation="gelu"))
+
+def plain(x, w, b):
+    return jax.nn.softmax(jax.nn.gelu(x @ w + b))
+
+def grad(f):
+    return jax.grad(lambda *a: jnp.sum(f(*a) ** 2), (0, 1, 2))
+
+rng = np.random.default_rng(0)
+operands = [rng.normal(size=s).astype(np.float32) for s in ((8, 4), (4, 6), (6,))]
+layouts = [P("d"), P(), P()], [P("d"), P(None, "m"), P("m")]
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((4, 2), ("d", "m"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        for specs in layouts:
+            given = [jax.device_put(v, NamedSharding(mesh, s)) for v, s in zip(operands, specs)]
+            for f in (lambda f: f, grad, lambda f: jax.vmap(f, (0, None, None))):
+                got, want = (jax.jit(f(g))(*given) for g in (ours, plain))
+                for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+                    assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+    if kind == AxisType.Auto:
+        def total(x, w, b):
+            return jax.lax.psum(jnp.sum(ours(x, w, b) ** 2), "d")
+        specs = (P("d"), P(), P())
+        total = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=P())
+        got = jax.jit(jax.grad(total, (0, 1, 2)))(*operands)
+        for a, b in zip(got, grad(plain)(*operands), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+print("done")
+"""
+
+
+def test_on_several_devices():
+    # A process of its own: the number of devices is fixed when JAX starts.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_EIGHT_DEVICES], env=env, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "done", done.stderr

@@ -167,6 +167,14 @@ def test_mixed_dtypes_promote_as_in_numpy(types):
     )
 
 
+def test_weak_types_survive_as_in_lax():
+    x, w = lax.full((2, 3), 2.0), lax.full((3, 4), 2.0)
+    assert jax.typeof(x).weak_type
+    assert jax.typeof(nnops.dense(x, w)).weak_type == jax.typeof(x @ w).weak_type
+    strong = jnp.ones((2, 3), jnp.bfloat16)
+    assert nnops.dense(strong, w).dtype == (strong @ w).dtype == jnp.bfloat16
+
+
 def _names(f, *args):
     return [e.primitive.name for e in jax.make_jaxpr(f)(*args).eqns]
 

@@ -1,6 +1,7 @@
 """The kernel depthwise_shifted against conv's reference."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -114,3 +115,15 @@ def test_the_program_has_no_convolution():
         jax.grad(lambda x, w: _with("depthwise_shifted", {"groups": 4})(x, w).sum(), (0, 1))
     )
     assert "convolution" not in f.lower(x, w).as_text()
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_export_with_symbolic_batch_and_size(strides):
+    n, h = jax.export.symbolic_shape("n, h")
+    w = _rng(3, 3, 1, 4)
+    params = {"groups": 4, "strides": strides}
+    f = jax.jit(lambda x: _with("depthwise_shifted", params)(x, w))
+    exported = jax.export.export(f)(jax.ShapeDtypeStruct((n, h, h, 4), jnp.float32))
+    x = _rng(2, 7, 7, 4)
+    want = _with("reference", params)(x, w)
+    np.testing.assert_allclose(exported.call(x), want, rtol=1e-5, atol=1e-5)
