@@ -270,11 +270,6 @@ def _cast(value: Any, dtype: Any) -> Any:
     return value if value.dtype == dtype else value.astype(dtype)
 
 
-def _cast(value: Any, dtype: Any) -> Any:
-    # A cast to the dtype that it has would make a weak type strong.
-    return value if value.dtype == dtype else value.astype(dtype)
-
-
 def _along(b: Any, axis: int, ndim: int) -> Any:
     """``b`` with unit dimensions around, to run along ``axis``."""
     axis %= ndim
