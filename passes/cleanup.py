@@ -22,7 +22,7 @@ def inline(graph: Graph) -> Graph:
     A call with shardings, donation or compiler options of its own stays, and so do custom
     derivatives, which are part of a function's meaning.
     """
-    memo: dict[int, Graph] = {}
+    memo: dict[int, Any] = {}
 
     def one(g: Graph) -> Graph:
         return map_bodies(inline_calls(g), one, memo)

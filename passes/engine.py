@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from jaxpress.capture import Graph, Node, RewriteLoopError, compat
 from jaxpress.capture.edit import Editor
@@ -14,6 +15,8 @@ __all__ = ["map_bodies", "rewrite"]
 
 # A node that was made from a node that was made from ... this often is a loop among rules.
 MAX_GENERATIONS = 64
+# So is a body in a node that was made in a body of a node that was made in ... this often.
+MAX_NESTING = 16
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.
 REWRITABLE = (
@@ -56,22 +59,41 @@ def rewrite(
         rules = RuleSet(rules)
     record = [] if record is None else record
     chosen = rules
-    memo: dict[int, Graph] = {}
+    memo: dict[int, Any] = {}
+    nesting = 0
 
     def sweep(g: Graph) -> Graph:
-        return map_bodies(_sweep(g, chosen, pass_name, record), sweep, memo)
+        made: set[Node] = set()
+        new = _sweep(g, chosen, pass_name, record, made)
+
+        def inside(body: Graph, node: Node) -> Graph:
+            nonlocal nesting
+            if node not in made:
+                return sweep(body)
+            if nesting == MAX_NESTING:
+                raise RewriteLoopError(_loop_message(record, node))
+            nesting += 1
+            try:
+                return sweep(body)
+            finally:
+                nesting -= 1
+
+        return _map_bodies(new, inside, memo)
 
     return sweep(graph)
 
 
 def map_bodies(
-    graph: Graph, fn: Callable[[Graph], Graph], memo: dict[int, Graph] | None = None
+    graph: Graph, fn: Callable[[Graph], Graph], memo: dict[int, Any] | None = None
 ) -> Graph:
     """``graph`` with ``fn`` applied to every body that passes may rewrite.
 
     A body that several nodes share is rewritten once and stays shared.
     """
-    memo = {} if memo is None else memo
+    return _map_bodies(graph, lambda body, _: fn(body), {} if memo is None else memo)
+
+
+def _map_bodies(graph: Graph, fn: Callable[[Graph, Node], Graph], memo: dict[int, Any]) -> Graph:
     exchanged: dict[Node, Node] = {}
     for node in graph.nodes:
         if node._bodies is None or node.op not in REWRITABLE:
@@ -79,8 +101,9 @@ def map_bodies(
         new = []
         for body in node.subgraphs:
             if id(body) not in memo:
-                memo[id(body)] = fn(body)
-            new.append(memo[id(body)])
+                # The body is kept beside, so that its identity is not given to another.
+                memo[id(body)] = body, fn(body, node)
+            new.append(memo[id(body)][1])
         if any(a is not b for a, b in zip(new, node.subgraphs, strict=True)):
             exchanged[node] = node.with_subgraphs(new)
     if not exchanged:
@@ -88,7 +111,9 @@ def map_bodies(
     return graph.with_parts(nodes=[exchanged.get(node, node) for node in graph.nodes])
 
 
-def _sweep(graph: Graph, rules: RuleSet, pass_name: str, record: list[Rewrite]) -> Graph:
+def _sweep(
+    graph: Graph, rules: RuleSet, pass_name: str, record: list[Rewrite], made: set[Node]
+) -> Graph:
     if not any(rules.at(node.op) for node in graph.nodes):
         return graph
     editor = Editor(graph)
@@ -122,6 +147,7 @@ def _sweep(graph: Graph, rules: RuleSet, pass_name: str, record: list[Rewrite]) 
                     again.append(producer)
             for new in nodes:
                 generation[new] = age
+            made.update(nodes)
             for candidate in again:
                 if candidate not in waiting and candidate in editor:
                     waiting.add(candidate)
