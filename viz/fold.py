@@ -58,10 +58,15 @@ def fold_chains(parts: Sequence[Part]) -> list[Part]:
             folded += [parts[j] for j in group]
             continue
         nodes = tuple(parts[j].node for j in group)
-        moving = {not n.subgraphs and family_of(n.op) == "move" for n in nodes}
-        what = {(True,): "data movement", (False,): "elementwise"}.get(tuple(moving), "small ops")
-        folded.append(Part("chain", f"{len(nodes)} {what}", part.site, nodes))
+        folded.append(Part("chain", f"{len(nodes)} {_what(nodes)}", part.site, nodes))
     return folded
+
+
+def _what(nodes: Sequence[Node]) -> str:
+    moving = [not n.subgraphs and family_of(n.op) == "move" for n in nodes]
+    if all(moving):
+        return "data movement"
+    return "small ops" if any(moving) else "elementwise"
 
 
 def _is_cheap(part: Part) -> bool:

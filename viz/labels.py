@@ -77,9 +77,8 @@ def _strides(values: Iterable[Any] | int | None) -> str:
 def _conv(node: Node) -> str:
     params, x, w = node.params, node.inputs[0], node.inputs[1]
     numbers = params.get("dimension_numbers")
-    spec = getattr(numbers, "rhs_spec", None)
-    if spec is not None:
-        window = tuple(w.shape[i] for i in spec[2:])
+    if numbers is not None and hasattr(numbers, "rhs_spec"):
+        window = tuple(w.shape[i] for i in numbers.rhs_spec[2:])
         in_features = x.shape[numbers.lhs_spec[1]]
     elif isinstance(numbers, tuple | list) and len(numbers) == 3 and isinstance(numbers[1], str):
         window = tuple(n for n, c in zip(w.shape, numbers[1], strict=False) if c not in "IO")

@@ -58,9 +58,12 @@ def _by_library(dot: str, suffix: str) -> bytes:
         raise RendererNotFound(f".{suffix}", str(error)) from error
     try:
         with _one_at_a_time:
-            return pygraphviz.AGraph(string=dot).draw(format=suffix, prog="dot")
+            drawn = pygraphviz.AGraph(string=dot).draw(format=suffix, prog="dot")
     except (OSError, ValueError, pygraphviz.DotError) as error:
         raise RenderError(f"Graphviz could not draw the graph: {error}") from error
+    if not drawn:
+        raise RenderError(f"Graphviz drew nothing as {suffix}.")
+    return drawn
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
