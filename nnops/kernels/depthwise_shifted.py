@@ -63,6 +63,9 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
         window_positions(*of) for of in zip(x.shape, window, strides, dilation, pads, strict=True)
     ]
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in pads])
+    # Without the barrier XLA sees that the middle tap reads x itself, and computes what made x
+    # (an activation, mostly) a second time for it.
+    padded = lax.optimization_barrier(padded)
     # (taps, features): rows of the kernel, in the order in which the slices come.
     order = sorted(range(len(lhs) - 2), key=lambda i: lhs[2 + i])
     rows = lax.transpose(w, [*(rhs[2 + i] for i in order), features, rhs[1]])
@@ -71,15 +74,15 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     slices = shifted_slices(padded, window, strides, dilation, counts)
     for tap, seen in enumerate(slices):
         row = lax.index_in_dim(rows, tap, keepdims=False)
-        seen = seen.astype(sum_dtype)
+        seen = lax.convert_element_type(seen, sum_dtype)
         if multiplier == 1:
             row = lax.expand_dims(row, [i for i in range(x.ndim) if i != channels])
         else:
             seen = lax.expand_dims(seen, [channels + 1])
             row = row.reshape(x.shape[channels], multiplier)
             row = lax.expand_dims(row, [i for i in range(x.ndim + 1) if i - channels not in (0, 1)])
-        product = seen * row
-        total = product if total is None else total + product
+        product = lax.mul(seen, row)
+        total = product if total is None else lax.add(total, product)
     assert total is not None
     if multiplier != 1:
         shape = total.shape
