@@ -78,7 +78,9 @@ def dot_text(
             lines += _body(picture, 1)
             continue
         lines.append(f"  subgraph cluster_{_first_id(picture)}_page {{")
-        lines.append(f"    peripheries=0; label=<<b>{in_html(picture.title)}</b>>;")
+        title, subtitle = in_html(picture.title), in_html(picture.subtitle)
+        title = f'<font point-size="15"><b>{title}</b></font><br/>{subtitle}'
+        lines.append(f"    peripheries=0; label=<{title}>;")
         lines += _body(picture, 2)
         lines.append("  }")
     lines.append("}")
@@ -90,17 +92,17 @@ def _first_id(picture: Picture) -> str:
 
 
 def _heading(pictures: Sequence[Picture], legend: bool) -> str:
-    title = pictures[0].title if len(pictures) == 1 else " | ".join(p.title for p in pictures)
-    rows = [f'<tr><td><font point-size="15"><b>{in_html(title)}</b></font></td></tr>']
-    if pictures[0].subtitle and len(pictures) == 1:
-        rows.append(
-            f'<tr><td><font color="{MUTED}">{in_html(pictures[0].subtitle)}</font></td></tr>'
-        )
+    rows = []
+    if len(pictures) == 1:  # several have their titles over their frames
+        title, subtitle = in_html(pictures[0].title), in_html(pictures[0].subtitle)
+        rows.append(f'<tr><td><font point-size="15"><b>{title}</b></font></td></tr>')
+        rows.append(f'<tr><td><font color="{MUTED}">{subtitle}</font></td></tr>')
     families = [f for f in FAMILIES if f in {b.family for p in pictures for b in p.boxes()}]
     named = [f for f in families if f not in ("io", "other", "group", "control")]
     if legend and named:
         rows += [_legend(named[i : i + _PER_ROW]) for i in range(0, len(named), _PER_ROW)]
-    return f'<<table border="0" cellborder="0" cellspacing="0">{"".join(rows)}</table>>'
+    table = f'<table border="0" cellborder="0" cellspacing="0">{"".join(rows)}</table>'
+    return f"<{table}>" if rows else '""'
 
 
 def _legend(families: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ The layout of the document is stable. A change that a reader could notice raises
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from jaxpress.capture.graph import Graph, Literal, Node, Value
@@ -66,7 +67,7 @@ def report_document(report: Report) -> dict[str, Any]:
                         "note": rewrite.note,
                         "ops_before": [node.op for node in rewrite.before],
                         "ops_after": [node.op for node in rewrite.after],
-                        "nodes": [after.nodes[n] for n in rewrite.after if n in after.nodes],
+                        "nodes": after.makers(rewrite.after),
                     }
                     for rewrite in step.rewrites
                 ],
@@ -81,10 +82,18 @@ class _Document:
 
     def __init__(self) -> None:
         self.graphs: dict[Graph, str] = {}
-        self.nodes: dict[Node, str] = {}
+        self.made: dict[Value, str] = {}
 
     def graph_id(self, graph: Graph) -> str:
         return self.graphs.setdefault(graph, f"g{len(self.graphs)}")
+
+    def makers(self, nodes: Iterable[Node]) -> list[str]:
+        """Ids of the nodes that make what ``nodes`` made, where any still does.
+
+        A pass that changes an operand makes a node anew; its results stay.
+        """
+        values = (v for node in nodes for v in node.outputs)
+        return list(dict.fromkeys(self.made[v] for v in values if v in self.made))
 
     def write(self, graph: Graph) -> dict[str, Any]:
         self.graph_id(graph)
@@ -116,7 +125,7 @@ class _Document:
         scopes: dict[str, list[str]] = {}
         made: dict[Value, str] = {}
         for i, node in enumerate(graph.nodes):
-            node_id = self.nodes[node] = f"{prefix}.n{i}"
+            node_id = f"{prefix}.n{i}"
             nodes.append(
                 {
                     "id": node_id,
@@ -134,6 +143,7 @@ class _Document:
             if node.scope:
                 scopes.setdefault(node.scope, []).append(node_id)
             made.update(dict.fromkeys(node.outputs, node_id))
+            self.made.update(dict.fromkeys(node.outputs, node_id))
             edges += [
                 {"source": made.get(v), "target": node_id, "value": ids[v]}
                 for v in node.inputs

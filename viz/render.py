@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from jaxpress.capture.graph import Graph, Node
+from jaxpress.capture.graph import Graph, Node, Value
 from jaxpress.passes.record import Report
 from jaxpress.viz.build import build_picture
 from jaxpress.viz.dot import dot_text
@@ -163,21 +163,26 @@ def _pictures(
     pictures = []
     for part, graph, noted in (
         ("before", thing.before, lambda node: ()),
-        ("after", thing.after, lambda node: notes.get(node, ())),
+        ("after", thing.after, lambda node: notes.get(node.outputs[0], ()) if node.outputs else ()),
     ):
         if which in (part, "both"):
             pictures.append(draw(graph, f"{name}: {part}", part[0], noted))
     return pictures
 
 
-def _notes(report: Report) -> dict[Node, tuple[str, ...]]:
-    """For each node that a pass made, the rules that led to it, in order."""
-    notes: dict[Node, tuple[str, ...]] = {}
+def _notes(report: Report) -> dict[Value, tuple[str, ...]]:
+    """For each value that a pass made, the rules that led to it, in order.
+
+    A node is told by its results: a later pass that changes an operand makes a node anew.
+    """
+    notes: dict[Value, tuple[str, ...]] = {}
     for rewrite in report.rewrites:
-        earlier = tuple(dict.fromkeys(t for n in rewrite.before for t in notes.get(n, ())))
+        made = [v for node in rewrite.before for v in node.outputs]
+        earlier = [text for v in made for text in notes.get(v, ())]
         text = f"{rewrite.rule} ({rewrite.numerics})"
         if rewrite.note:
             text += f": {rewrite.note}"
         for node in rewrite.after:
-            notes[node] = tuple(dict.fromkeys((*earlier, clean(text, 200))))
+            for value in node.outputs:
+                notes[value] = tuple(dict.fromkeys((*earlier, clean(text, 200))))
     return notes

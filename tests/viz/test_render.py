@@ -181,6 +181,18 @@ def test_what_a_pass_made_is_marked_and_says_which_rules_led_to_it(
     assert all(rule in text for rule in rules)
 
 
+def test_every_operation_that_a_pass_made_is_marked() -> None:
+    def deep(x):
+        for _ in range(4):
+            x = jax.nn.relu(x @ jnp.ones((3, 3)) + jnp.ones(3))
+        return jnp.sin(x)
+
+    report = jp.optimize(deep, passes="inference").report(jnp.ones((2, 3)))
+    count = len(report.after.find("dense"))
+    assert count == 4
+    assert render(report).count("penwidth=1.9") == count
+
+
 def test_render_of_the_facade_is_this_one(mlp: Graph, tmp_path) -> None:
     assert jp.render(mlp) == render(mlp)
     assert jp.render(mlp, tmp_path / "m.svg", title="t") == tmp_path / "m.svg"
