@@ -14,7 +14,7 @@ from jaxpress.capture.from_jaxpr import graph_of_jaxpr
 from jaxpress.capture.graph import Graph
 from jaxpress.capture.signature import Signature
 
-__all__ = ["trace"]
+__all__ = ["function_name", "static_places", "trace"]
 
 _CONCRETE_VALUE_ERRORS = (
     jax.errors.ConcretizationTypeError,
@@ -58,7 +58,7 @@ def trace(
     nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
 
-    nums, names = _both_ways(fn, nums, names)
+    nums, names = static_places(fn, nums, names)
 
     @functools.wraps(fn, updated=())
     def capture(*args: Any, **kwargs: Any) -> Graph:
@@ -66,8 +66,14 @@ def trace(
         static_kwargs = {k: kwargs[k] for k in names if k in kwargs}
         dynamic_args = tuple(a for i, a in enumerate(args) if i not in static_args)
         dynamic_kwargs = {k: v for k, v in kwargs.items() if k not in static_kwargs}
-        target = functools.partial(fn, **static_kwargs) if static_kwargs else fn
         name = function_name(fn)
+
+        # A function of its own for each trace: JAX remembers jaxprs by function, and so would give
+        # a model as it was before its weights changed. Models need not be hashable either.
+        @functools.wraps(fn, updated=())
+        def target(*args: Any, **kwargs: Any) -> Any:
+            return fn(*args, **kwargs, **static_kwargs)
+
         make = jax.make_jaxpr(target, static_argnums=tuple(static_args), return_shape=True)
         try:
             closed, out_shape = make(*args, **dynamic_kwargs)
@@ -89,7 +95,7 @@ def trace(
     return capture
 
 
-def _both_ways(
+def static_places(
     fn: Callable[..., Any], nums: tuple[int, ...], names: tuple[str, ...]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """As with ``jax.jit``: where one of the two is given, it holds for the other way of passing."""

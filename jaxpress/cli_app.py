@@ -1,4 +1,4 @@
-"""The commands: their options and help. What they do is in ``cli_commands``, ``demo``, ``doctor``."""
+"""The commands: their options and help. What they do is in ``cli_commands`` and beside it."""
 
 from __future__ import annotations
 

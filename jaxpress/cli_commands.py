@@ -150,7 +150,7 @@ def optimized(
             return fast, fast.report(*target.args, **target.kwargs)
     except TargetError as error:
         if watched.started and error.__cause__ is not None:
-            raise error.__cause__  # a pass failed, not the target
+            raise error.__cause__ from None  # a pass failed, not the target
         raise
 
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from jaxpress.demo import draw, mobilenet
 from jaxpress.targets import Target
 
 __all__ = ["demo_command"]
+
+# Fifty layers with random weights turn a rounding at their start into 1e-5 at their end (1e-4 for
+# the smallest images), with jax.jit as well; one batch norm folded wrongly gives 1e-1.
+_TOLERANCE = 1e-3
 
 
 def demo_command(out: Path, *, json: bool, size: int, blocks: int) -> None:
@@ -52,7 +57,7 @@ def demo_command(out: Path, *, json: bool, size: int, blocks: int) -> None:
         say(f"  after:  {len(after.nodes)} nodes: {_ops(after)}")
 
         say("\nComparing both with a run in float64 ...")
-        errors = verify(model.fn, fast)(model.x)
+        errors = verify(model.fn, fast, tolerance=_TOLERANCE)(model.x)
         say(
             f"  largest error: jaxpress {errors.error:.1e}, jax.jit {errors.original_error:.1e} "
             f"(of the largest of {_outputs(errors)} outputs)"
@@ -97,13 +102,7 @@ def _ops(graph: Any) -> str:
 
 
 def _outputs(errors: Any) -> int:
-    return sum(max(1, _size(o.shape)) for o in errors.outputs)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    from math import prod
-
-    return prod(shape)
+    return sum(prod(o.shape) for o in errors.outputs)
 
 
 @contextlib.contextmanager

@@ -74,21 +74,24 @@ def import_keras() -> Any:
 
 
 def photographs(size: int) -> np.ndarray:
-    """The two sample photographs of scikit-learn, cut to squares, as MobileNetV2 expects them.
+    """Cuttings of scikit-learn's two sample photographs, as MobileNetV2 expects them.
 
     Returns:
-      float32 of shape (2, size, size, 3), between -1 and 1: a Chinese temple and a flower.
+      float32 of shape (8, size, size, 3), between -1 and 1. The first is the middle square of a
+      Chinese temple; the others are a flower, corners, and mirrored ones.
     """
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
+    pictures = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     images = []
-    for name in ("china.jpg", "flower.jpg"):
-        image = Image.fromarray(load_sample_image(name))
-        edge = min(image.size)
-        left, top = (image.width - edge) // 2, (image.height - edge) // 2
-        square = image.crop((left, top, left + edge, top + edge))
-        images.append(np.asarray(square.resize((size, size)), np.float32) / 127.5 - 1)
+    for part in (1.0, 0.5):  # of the height
+        for picture in pictures:
+            edge = int(min(picture.size) * part)
+            left = (picture.width - edge) // 2 if part == 1 else 0
+            square = picture.crop((left, 0, left + edge, edge)).resize((size, size))
+            pixels = np.asarray(square, np.float32) / 127.5 - 1
+            images += [pixels, pixels[:, ::-1]]
     return np.stack(images)
 
 

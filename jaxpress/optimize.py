@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxpress.capture import ArgumentError, Graph, Value, compat, trace
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
+from jaxpress.capture.trace import function_name, static_places
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
 from jaxpress.passes.pipeline import Pass
@@ -183,14 +184,16 @@ class Optimized:
     ):
         self.fn = fn
         self.pipeline = pipeline
-        self._static_argnums = _as_tuple(static_argnums, int)
-        self._static_argnames = _as_tuple(static_argnames, str)
+        self._static_argnums, self._static_argnames = static_places(
+            fn, _as_tuple(static_argnums, int), _as_tuple(static_argnames, str)
+        )
         self._weight_argnums = _as_tuple(weight_argnums, int)
         self._weight_names = _names_at(fn, self._weight_argnums)
         self._verify = verify
         self._programs: dict[Any, _Program] = {}
         self._recent: _Recent | None = None
         functools.update_wrapper(self, fn, updated=())
+        self.__name__ = function_name(fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What ``fn(*args, **kwargs)`` gives."""

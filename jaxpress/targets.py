@@ -125,7 +125,9 @@ def _importing_from(folder: str) -> Iterator[None]:
 def _import_file(text: str, place: str) -> ModuleType:
     path = Path(place)
     if not path.exists():
-        raise TargetError(f'target "{text}": there is no file {path} in {Path.cwd()}')
+        named = Path(f"{place}.py")
+        hint = f"; did you mean {named}?" if named.is_file() else ""
+        raise TargetError(f'target "{text}": there is no file {path} in {Path.cwd()}{hint}')
     if path.suffix != ".py" or not path.is_file():
         raise TargetError(f'target "{text}": {path} is no Python file; {_HOW}')
     # A name of its own: a file called json.py must not stand in for the library.
@@ -153,10 +155,9 @@ def _import_module(text: str, place: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if place == missing or place.startswith(f"{missing}."):
-            hint = f"; for a file write {place}.py:..." if Path(f"{place}.py").is_file() else ""
             raise TargetError(
                 f'target "{text}": there is no module "{missing}" on Python\'s path or in '
-                f"{Path.cwd()}{hint}"
+                f"{Path.cwd()}"
             ) from error
         raise TargetError(
             f'target "{text}": importing it failed: {describe_error(error)}'

@@ -104,7 +104,7 @@ def verify(
     Args:
       fn: the original.
       fast: what should be the same.
-      tolerance: another largest relative error.
+      tolerance: another largest relative error, for floating point.
       gradients: whether to compare gradients with respect to the floating-point inputs too.
 
     Returns:
@@ -201,6 +201,8 @@ def tolerance_of(dtype: Any) -> float:
     name = np.dtype(dtype).name
     if name.startswith("complex"):
         name = f"float{int(name[7:]) // 2}"
+    if name not in _TOLERANCES and jnp.issubdtype(dtype, jnp.floating):
+        return 2.0 * float(jnp.finfo(dtype).eps)
     return _TOLERANCES.get(name, 0.0)
 
 
@@ -229,7 +231,7 @@ def _compare(
     if got.shape != want.shape or got.dtype != want.dtype:
         problem = f"is {got.dtype}{list(got.shape)} instead of {dtype}{list(want.shape)}"
         return result(float("inf"), 0.0, problem)
-    if allowed == 0.0 and tolerance is None:
+    if tolerance_of(want.dtype) == 0.0:
         same = bool(np.array_equal(want, got))
         return result(0.0 if same else float("inf"), 0.0, "" if same else "is not equal")
     wide = np.complex128 if want.dtype.kind == "c" else np.float64

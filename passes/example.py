@@ -37,11 +37,8 @@ def example_of(pattern: Any, shape: tuple[int, ...], dtype: str) -> Example:
     """
     names: dict[str, int] = {}
     _collect(pattern, names)
-    scale = np.linspace(-2.0, 2.0, max(int(np.prod(shape)), 1)).reshape(shape or ())
-    args = tuple(
-        jnp.asarray((scale if np.prod(shape) else np.zeros(shape)) + 0.3 * i, dtype)
-        for i in range(max(len(names), 1))
-    )
+    scale = np.linspace(-2.0, 2.0, int(np.prod(shape))).reshape(shape)
+    args = tuple(jnp.asarray(scale + 0.3 * i, dtype) for i in range(max(len(names), 1)))
     primitives = _primitives()
 
     def build(p: Pattern, arrays: tuple[Any, ...], inner: list[Any]) -> Any:
