@@ -78,9 +78,7 @@ def dot_text(
             lines += _body(picture, 1)
             continue
         lines.append(f"  subgraph cluster_{_first_id(picture)}_page {{")
-        title, subtitle = in_html(picture.title), in_html(picture.subtitle)
-        title = f'<font point-size="15"><b>{title}</b></font><br/>{subtitle}'
-        lines.append(f"    peripheries=0; label=<{title}>;")
+        lines.append(f"    peripheries=0; label={_table(_title(picture))};")
         lines += _body(picture, 2)
         lines.append("  }")
     lines.append("}")
@@ -91,18 +89,28 @@ def _first_id(picture: Picture) -> str:
     return next((box.id for box in picture.boxes()), "empty")
 
 
+def _table(rows: Sequence[str]) -> str:
+    """Rows of cells as an HTML-like label."""
+    table = f'<table border="0" cellborder="0" cellspacing="0">{"".join(rows)}</table>'
+    return f"<{table}>" if rows else '""'
+
+
+def _title(picture: Picture) -> list[str]:
+    title, subtitle = in_html(picture.title), in_html(picture.subtitle)
+    return [
+        f'<tr><td><font point-size="15"><b>{title}</b></font></td></tr>',
+        f'<tr><td><font color="{MUTED}">{subtitle}</font></td></tr>',
+    ]
+
+
 def _heading(pictures: Sequence[Picture], legend: bool) -> str:
-    rows = []
-    if len(pictures) == 1:  # several have their titles over their frames
-        title, subtitle = in_html(pictures[0].title), in_html(pictures[0].subtitle)
-        rows.append(f'<tr><td><font point-size="15"><b>{title}</b></font></td></tr>')
-        rows.append(f'<tr><td><font color="{MUTED}">{subtitle}</font></td></tr>')
+    # Several pictures have their titles over their frames.
+    rows = _title(pictures[0]) if len(pictures) == 1 else []
     families = [f for f in FAMILIES if f in {b.family for p in pictures for b in p.boxes()}]
     named = [f for f in families if f not in ("io", "other", "group", "control")]
     if legend and named:
         rows += [_legend(named[i : i + _PER_ROW]) for i in range(0, len(named), _PER_ROW)]
-    table = f'<table border="0" cellborder="0" cellspacing="0">{"".join(rows)}</table>'
-    return f"<{table}>" if rows else '""'
+    return _table(rows)
 
 
 def _legend(families: Sequence[str]) -> str:
