@@ -296,7 +296,7 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
 
     Two equations with the same body and the same identity have the same rule, so that the rule
     has to be traced once only. A rule that also reads arguments that are no arrays
-    (``nondiff_argnums``) has none. Where JAX's closures look otherwise than expected, ``None``
+    (``nondiff_argnums``) has none. The last entry holds the axes of each ``vmap`` around. Where JAX's closures look otherwise than expected, ``None``
     costs time and nothing else.
     """
     try:
@@ -305,10 +305,16 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
         thunk = cells["fn"].cell_contents
         cells = dict(zip(thunk.__code__.co_freevars, thunk.__closure__, strict=True))
         rule = cells["jvp"].cell_contents
-        # The one step flattens arguments and results; it knows their pytree.
-        ((_, details),) = rule.transforms
+        # The last step flattens arguments and results, and knows their pytree; those before it
+        # are vmaps, each with the axes that it maps.
+        *maps, (_, details) = rule.transforms
         trees = tuple(x for x in details if isinstance(x, jax.tree_util.PyTreeDef))
-        return rule.f, trees
+        axes = []
+        for step, (_, _, in_dims) in maps:
+            if step.__name__ != "batch_custom_jvp_subtrace":
+                return None
+            axes.append(tuple(in_dims))
+        return rule.f, trees, tuple(axes)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

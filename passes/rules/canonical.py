@@ -38,13 +38,21 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
     for v in (*graph.constants, *graph.inputs):
         numbers[v] = len(numbers)
 
+    # A scalar that is spread out is spelled as the scalar: vmap spreads it once more.
+    spread: dict[Value, str] = {}
+
     def spell(v: Value) -> str:
         if isinstance(v, Literal):
             return f"{np.asarray(v.val).item():.17g}"
-        return f"%{numbers[v]}"
+        return spread.get(v) or f"%{numbers[v]}"
 
     lines = []
     for node in graph.nodes:
+        if node.op == "broadcast_in_dim":
+            source = node.inputs[0]
+            if source in spread or (isinstance(source, Literal) and source.ndim == 0):
+                spread[node.output] = spell(source)
+                continue
         for v in node.outputs:
             numbers[v] = len(numbers)
         if (
@@ -114,7 +122,7 @@ def custom_jvp_signature(
     try:
         body = canonical_text(graph_of_jaxpr(node.params["call_jaxpr"], "call_jaxpr"), active)
         # A rule is Python code, and may do one thing for vectors and another for matrices.
-        shapes = None if identity in _shape_free else tuple(v.shape for v in node.inputs)
+        shapes = None if _is_shape_free(identity) else tuple(v.shape for v in node.inputs)
         key = (identity, body, tuple(str(v.dtype) for v in node.inputs), shapes)
         if identity is None or len(active) > 1:
             rule = _rule_text(node, active)
@@ -127,6 +135,11 @@ def custom_jvp_signature(
     except _UnknownRule:
         return None
     return f"{body}\n{rule}"
+
+
+def _is_shape_free(identity: Any) -> bool:
+    """Whether a rule is one of JAX's elementwise functions', by itself or under ``vmap``."""
+    return identity is not None and (*identity[:2], ()) in _shape_free
 
 
 def _rule_text(node: Node, active: tuple[Any, ...]) -> str:
