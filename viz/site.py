@@ -70,7 +70,6 @@ class Site:
     bindings: dict[Value, Binding] = field(default_factory=dict)
     weight_names: frozenset[str] | None = None
     top: bool = False
-    key: str = ""
 
     def __post_init__(self) -> None:
         self.info: dict[Value, Info] = {}
