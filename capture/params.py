@@ -113,7 +113,7 @@ def short(value: Any) -> str:
         return short_dtype(value)
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
         return str(value) if np.ndim(value) == 0 else short_aval(value)
-    if callable(value):
+    if callable(value) and (hasattr(value, "__name__") or type(value).__repr__ is object.__repr__):
         return str(getattr(value, "__name__", None) or type(value).__name__)
     return _ADDRESS.sub("", str(value))
 
