@@ -153,9 +153,8 @@ def define(
 
 def _is_plain(aval: Any) -> bool:
     """Whether an aval is a shape and a dtype, and nothing else that a result would inherit."""
-    return (
-        not aval.weak_type and aval.sharding.mesh.empty and not getattr(aval, "vma", None)
-    )
+    # Under shard_map, where a type says along which axes it varies, there is a mesh too.
+    return not aval.weak_type and aval.sharding.mesh.empty
 
 
 def _call_rule(op: OpDef, rule: Callable[..., Any], first: Any, second: Any, **params: Any) -> Any:

@@ -33,7 +33,9 @@ def elementwise(
     def normalize(params: dict[str, Any]) -> dict[str, Any]:
         return {k: static_value(name, k, v, defaults[k]) for k, v in params.items()}
 
-    return define(name, reference, defaults=defaults, normalize=normalize, batch=same_batch, infer=_infer)
+    return define(
+        name, reference, defaults=defaults, normalize=normalize, batch=same_batch, infer=_infer
+    )
 
 
 def _infer(avals: Any, params: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 
 from jaxpress.nnops.activation_spec import to_activation
 from jaxpress.nnops.define import define
@@ -110,7 +111,7 @@ def define_fused(
         static = dict(params)
         check(x, w, static)
         z = jax.eval_shape(functools.partial(core, **static), x, w)
-        return jax.core.ShapedArray(z.shape, z.dtype)
+        return ShapedArray(z.shape, z.dtype)
 
     def infer(avals: Any, params: Mapping[str, Any]) -> Any:
         present = dict(zip(params["operands"], avals, strict=True))
