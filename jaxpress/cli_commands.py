@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +96,8 @@ def optimize_command(
     if check:
         failure, document["verify"] = _verify(target, fast, json)
     if bench and failure is None:
-        found = time_against_jit(target.fn, fast, *target.args, blocks=blocks, **target.kwargs)
+        with contextlib.redirect_stdout(sys.stderr):
+            found = time_against_jit(target.fn, fast, *target.args, blocks=blocks, **target.kwargs)
         document["bench"] = bench_document(found)
         if not json:
             print(f"\n{bench_text(found)}")
@@ -161,8 +165,6 @@ def time_against_jit(
     fn: Callable[..., Any], fast: Callable[..., Any], *args: Any, blocks: int = 10, **kwargs: Any
 ) -> Comparison:
     """Time ``jax.jit(fn)`` and ``fast`` in alternating blocks of as many calls as fit in 0.2 s."""
-    import functools
-
     import jax
 
     functions = {
@@ -233,7 +235,8 @@ def _verify(
 
     failure = None
     try:
-        result: Any = verify(target.fn, fast)(*target.args, **target.kwargs)
+        with contextlib.redirect_stdout(sys.stderr):  # the function may print while it is traced
+            result: Any = verify(target.fn, fast)(*target.args, **target.kwargs)
     except VerificationError as error:
         failure, result = error, error.result
     if not isinstance(result, Verification):  # the results cannot even be compared
