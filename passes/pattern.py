@@ -2,7 +2,7 @@
 
 A pattern is built of small parts that read like the expression they match::
 
-    op("mul", any_value("x"), op("logistic", any_value("x")))   # x * sigmoid(x)
+    op("mul", any_value("x"), op("logistic", any_value("x")))  # x * sigmoid(x)
 
 Operands of commutative operations match in either order, a name that occurs twice must be the
 same value, and constants compare by value. Patterns know nothing of shapes unless told to.
@@ -74,13 +74,21 @@ class State:
         return False
 
 
+def _done() -> bool:
+    return True
+
+
 class Pattern:
     """The base of all patterns."""
 
     size = 0
 
-    def match(self, value: Value, state: State) -> bool:
-        """Whether ``value`` fits; binds names in ``state`` on the way."""
+    def match(self, value: Value, state: State, then: Callable[[], bool] = _done) -> bool:
+        """Whether ``value`` fits, and ``then()`` what is to be matched after it.
+
+        Names are bound in ``state`` on the way. Where a pattern can match in several ways, such as
+        with the operands of a sum swapped, the next is tried until ``then()`` is true.
+        """
         raise NotImplementedError
 
     def __or__(self, other: Pattern) -> Pattern:
@@ -94,17 +102,18 @@ class AnyValue(Pattern):
         self.name = name
         self.where = where
 
-    def match(self, value: Value, state: State) -> bool:
+    def match(self, value: Value, state: State, then: Callable[[], bool] = _done) -> bool:
         if self.where is not None and not self.where(state.view, value):
             return state.fail(lambda: f"{self.name or 'a value'}: {value!r} is refused")
         if not self.name:
-            return True
+            return then()
         bound = state.values.get(self.name)
         if bound is None:
+            mark = state.mark()
             state.bind(state.values, self.name, value)
-            return True
+            return then() or state.undo(mark)
         if bound is value or _same_literal(bound, value):
-            return True
+            return then()
         return state.fail(lambda: f"{self.name} is {bound!r} in one place and {value!r} in another")
 
 
@@ -115,19 +124,22 @@ class Scalar(Pattern):
         self.value = value
         self.name = name
 
-    def match(self, value: Value, state: State) -> bool:
+    def match(self, value: Value, state: State, then: Callable[[], bool] = _done) -> bool:
         found = scalar_value(state.view, value)
         if found is None:
             return state.fail(lambda: f"{value!r} is not a scalar that is written in the program")
         if self.value is not None and not _equal(found, self.value, value.dtype):
             return state.fail(lambda: f"{found} is not {self.value}")
-        if self.name:
-            bound = state.values.get(self.name)
-            if bound is None:
-                state.bind(state.values, self.name, Literal(found, value.aval))
-            elif not (isinstance(bound, Literal) and _equal(bound.val, found, value.dtype)):
-                return state.fail(lambda: f"{self.name} is {bound!r} and {found} at once")
-        return True
+        if not self.name:
+            return then()
+        bound = state.values.get(self.name)
+        if bound is None:
+            mark = state.mark()
+            state.bind(state.values, self.name, Literal(found, value.aval))
+            return then() or state.undo(mark)
+        if isinstance(bound, Literal) and _equal(bound.val, found, value.dtype):
+            return then()
+        return state.fail(lambda: f"{self.name} is {bound!r} and {found} at once")
 
 
 class Op(Pattern):
@@ -164,21 +176,22 @@ class Op(Pattern):
         self.commutative = commutative and len(operands) == 2
         self.size = 1 + sum(p.size for p in operands)
 
-    def match(self, value: Value, state: State) -> bool:
+    def match(self, value: Value, state: State, then: Callable[[], bool] = _done) -> bool:
         node = state.view.producer(value)
         if node is None or node.op not in self.names:
             return state.fail(
-                lambda: f"{value!r} comes from {node.op if node else 'no operation'}, "
-                f"not from {' or '.join(sorted(self.names))}",
+                lambda: (
+                    f"{value!r} comes from {node.op if node else 'no operation'}, "
+                    f"not from {' or '.join(sorted(self.names))}"
+                ),
                 node,
             )
         if self.output >= len(node.outputs) or node.outputs[self.output] is not value:
             return state.fail(lambda: f"{value!r} is another result of {node.op}", node)
-        return self.match_node(node, state)
+        return self.match_node(node, state, then)
 
-    def match_node(self, node: Node, state: State) -> bool:
+    def match_node(self, node: Node, state: State, then: Callable[[], bool] = _done) -> bool:
         """Whether ``node`` itself fits."""
-        mark = state.mark()
         if node.op not in self.names:
             return state.fail(lambda: f"{node.op} is not {' or '.join(sorted(self.names))}", node)
         for key, wanted in self.params.items():
@@ -187,6 +200,7 @@ class Op(Pattern):
                 return state.fail(lambda key=key, got=got: f"{node.op} has {key}={got!r}", node)
         if self.where is not None and not self.where(state.view, node):
             return state.fail(lambda: f"{node.op} does not meet the pattern's condition", node)
+        mark = state.mark()
         if node not in state.matched:
             state.bind(state.matched, node, None)
         if self.name:
@@ -196,18 +210,32 @@ class Op(Pattern):
             elif bound is not node:
                 return state.undo(mark)
         if not self.operands:
-            return True
+            return then() or state.undo(mark)
         inputs = state.view.inputs(node)
         if len(inputs) != len(self.operands):
             state.fail(lambda: f"{node.op} has {len(inputs)} operands", node)
             return state.undo(mark)
-        orders = [self.operands, self.operands[::-1]] if self.commutative else [self.operands]
-        for order in orders:
-            inner = state.mark()
-            if all(p.match(v, state) for p, v in zip(order, inputs, strict=True)):
+        if self._match_operands(self.operands, inputs, 0, state, then):
+            return True
+        if self.commutative and inputs[0] is not inputs[1]:
+            swapped = self.operands[::-1]
+            if self._match_operands(swapped, inputs, 0, state, then):
                 return True
-            state.undo(inner)
         return state.undo(mark)
+
+    def _match_operands(
+        self,
+        patterns: tuple[Pattern, ...],
+        inputs: tuple[Value, ...],
+        i: int,
+        state: State,
+        then: Callable[[], bool],
+    ) -> bool:
+        if i == len(patterns):
+            return then()
+        return patterns[i].match(
+            inputs[i], state, lambda: self._match_operands(patterns, inputs, i + 1, state, then)
+        )
 
 
 class AnyOf(Pattern):
@@ -217,13 +245,8 @@ class AnyOf(Pattern):
         self.choices = choices
         self.size = max(p.size for p in choices)
 
-    def match(self, value: Value, state: State) -> bool:
-        mark = state.mark()
-        for choice in self.choices:
-            if choice.match(value, state):
-                return True
-            state.undo(mark)
-        return False
+    def match(self, value: Value, state: State, then: Callable[[], bool] = _done) -> bool:
+        return any(choice.match(value, state, then) for choice in self.choices)
 
 
 class Through(Pattern):
@@ -234,15 +257,14 @@ class Through(Pattern):
         self.names = frozenset(names)
         self.size = inner.size
 
-    def match(self, value: Value, state: State) -> bool:
+    def match(self, value: Value, state: State, then: Callable[[], bool] = _done) -> bool:
         mark = state.mark()
-        while not self.inner.match(value, state):
-            state.undo(mark)
+        while not self.inner.match(value, state, then):
             node = state.view.producer(value)
             if node is None or node.op not in self.names:
-                return False
-            state.bind(state.matched, node, None)
-            mark = state.mark()
+                return state.undo(mark)
+            if node not in state.matched:
+                state.bind(state.matched, node, None)
             value = state.view.inputs(node)[0]
         return True
 
