@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.capture import VerificationError, compat, trace
+from jaxpress.capture import VerificationError, trace
 from jaxpress.capture.float64 import evaluate_in_float64
 
 __all__ = ["OutputError", "Verification", "tolerance_of", "verify"]
@@ -186,8 +186,11 @@ def gradient_function(
             outs = jax.tree_util.tree_leaves(fn(*a, **k))
             # Weights that differ from entry to entry, so that no error cancels.
             return sum(
-                (jnp.vdot(jnp.cos(jnp.arange(x.size, dtype=x.dtype)), x.ravel()) for x in outs
-                 if _is_real(x)),
+                (
+                    jnp.vdot(jnp.cos(jnp.arange(x.size, dtype=x.dtype)), x.ravel())
+                    for x in outs
+                    if _is_real(x)
+                ),
                 jnp.zeros(()),
             )
 
