@@ -19,7 +19,7 @@ from jax.core import ShapedArray
 from jaxpress.nnops.activation_spec import to_activation
 from jaxpress.nnops.define import define
 from jaxpress.nnops.errors import OpError, OpTypeError
-from jaxpress.nnops.opdef import Kernel, OpDef
+from jaxpress.nnops.opdef import REFERENCE, Kernel, OpDef
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
 __all__ = ["as_arrays", "canonical_precision", "define_fused", "fused_call"]
@@ -85,7 +85,7 @@ def define_fused(
     Args:
         name: the op's name.
         core: ``core(x, w, **params)``; the reference's own.
-        defaults: static parameters; ``activation`` is added.
+        defaults: static parameters; ``activation`` and ``kernel`` are added.
         kernels: other cores.
         normalize: the parameters but ``activation`` in canonical form.
         check: ``check(x, w, params)`` raises where the core's operands do not fit.
@@ -210,7 +210,7 @@ def define_fused(
         whole(core),
         operands=OPERANDS[:2],
         optional=OPERANDS[2:],
-        defaults={**defaults, "activation": None},
+        defaults={**defaults, "activation": None, "kernel": REFERENCE},
         kernels=[Kernel(k.name, whole(k.fn), k.applies) for k in kernels],
         normalize=normalize_all,
         jvp=jvp,

@@ -136,6 +136,7 @@ def test_parameters_are_short_and_complete():
     (eqn,) = jax.make_jaxpr(f)(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((2, 4))).eqns
     assert {k: str(v) for k, v in eqn.params.items()} == {
         "activation": "gelu(approximate=True)",
+        "kernel": "reference",
         "operands": "('x', 'w', 'residual')",
         "precision": "None",
         "preferred_element_type": "None",
