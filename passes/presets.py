@@ -17,10 +17,12 @@ from jaxpress.passes.rule import RuleSet
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
+from jaxpress.passes.rules.fuse_pad import FUSE_PAD
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
 from jaxpress.passes.rules.raise_pool import POOL_RULES
+from jaxpress.passes.rules.raise_softmax import RAISE_SOFTMAX
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
 __all__ = [
@@ -43,7 +45,7 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    return LINEAR_RULES + POOL_RULES + RAISE_BATCH_NORM + activation_rules(ops)
+    return LINEAR_RULES + POOL_RULES + RAISE_BATCH_NORM + RAISE_SOFTMAX + activation_rules(ops)
 
 
 inline = Pass("inline", _inline)
@@ -60,7 +62,9 @@ fold_batch_norm = Pass(
     "fold_batch_norm", FOLD_RULES, "Known scales and shifts move into the weights."
 )
 fuse_activation = Pass(
-    "fuse_activation", FUSE_RULES, "Bias, residual and activation move into conv and dense."
+    "fuse_activation",
+    FUSE_RULES + FUSE_PAD,
+    "Bias, residual and activation move into conv and dense, and padding into conv.",
 )
 select_kernels = Pass("select_kernels", _select_kernels)
 fold_constants = Pass("fold_constants", _fold_constants)
