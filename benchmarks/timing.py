@@ -1,13 +1,11 @@
-"""Times functions side by side, so that one machine's bad minute falls on all of them alike.
+"""Times of functions side by side as tables and JSON, with what a reader needs to weigh them.
 
     from timing import compare, print_comparison
 
     result = compare({"jit": f, "jaxpress": g}, x)
     print_comparison("MobileNetV2", result)
 
-Calls come in blocks, one function after another, over and over, with a pause between blocks: ONNX
-Runtime's threads spin for a while after a run, and take a core from whoever comes next. A ratio is
-the median over rounds of the ratio within a round, since the clock drifts less within one.
+How the times are taken is in `jaxpress.timing`.
 """
 
 from __future__ import annotations
@@ -15,80 +13,24 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jaxpress.timing import Comparison, compare, usable_cores
 
-@dataclass(frozen=True)
-class Comparison:
-    """Times of every call, seconds, by function and by block."""
-
-    blocks: Mapping[str, Sequence[Sequence[float]]]
-
-    def times(self, name: str) -> dict[str, float]:
-        """Median, minimum and quartiles over all calls of this function, in milliseconds."""
-        calls = sorted(1e3 * t for block in self.blocks[name] for t in block)
-        low, _, high = statistics.quantiles(calls, n=4, method="inclusive")
-        return {"median": statistics.median(calls), "min": calls[0], "q1": low, "q3": high}
-
-    def ratio(self, name: str, other: str) -> float:
-        """How many times as long `name` takes as `other`: the median over rounds."""
-        pairs = zip(self.blocks[name], self.blocks[other], strict=True)
-        return statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything that a reader of the JSON needs; single calls are left out."""
-        names = list(self.blocks)
-        return {
-            "unit": "ms",
-            "rounds": len(next(iter(self.blocks.values()))),
-            "times": {name: self.times(name) for name in names},
-            "ratios": {a: {b: self.ratio(a, b) for b in names if b != a} for a in names},
-        }
-
-
-def compare(
-    functions: Mapping[str, Callable[..., Any]],
-    *args: Any,
-    blocks: int = 10,
-    calls: int = 10,
-    pause: float = 0.05,
-    warmup: int = 3,
-) -> Comparison:
-    """Times each function on the same arguments, `blocks` rounds of `calls` calls each.
-
-    pause: seconds of rest before each block. Every call waits for its result. The order turns
-    round from one round to the next, so no function always follows the same neighbour.
-    Raises ValueError with fewer than two calls in all: quartiles need two.
-    """
-    import jax
-
-    if not functions or blocks < 1 or calls < 1 or blocks * calls < 2:
-        raise ValueError("compare needs a function, a block, and two calls in all")
-    for function in functions.values():
-        for _ in range(warmup):
-            jax.block_until_ready(function(*args))
-    taken: dict[str, list[list[float]]] = {name: [] for name in functions}
-    order = list(functions)
-    for _ in range(blocks):
-        for name in order:
-            function, block = functions[name], []
-            time.sleep(pause)
-            jax.block_until_ready(function(*args))  # wakes threads and caches, untimed
-            for _ in range(calls):
-                start = time.perf_counter()
-                jax.block_until_ready(function(*args))
-                block.append(time.perf_counter() - start)
-            taken[name].append(block)
-        order.reverse()
-    return Comparison(taken)
+__all__ = [
+    "Comparison",
+    "compare",
+    "machine_facts",
+    "print_comparison",
+    "print_table",
+    "write_json",
+]
 
 
 def print_comparison(title: str, comparison: Comparison) -> None:
@@ -137,7 +79,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores_usable": usable_cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in (*packages, "torch")},
