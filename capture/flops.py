@@ -157,9 +157,9 @@ def _fft(node: Node) -> int:
     """5 n log2(n) for a complex transform of n points, half of that where one side is real."""
     lengths = [known(n) for n in node.params["fft_lengths"]]
     n = math.prod(lengths)
-    real = "RFFT" in str(node.params["fft_type"])
-    x, y = node.inputs[0], node.outputs[0]
-    shape = y.shape if "IRFFT" in str(node.params["fft_type"]) else x.shape
+    kind = getattr(node.params["fft_type"], "name", str(node.params["fft_type"]))
+    real = "RFFT" in kind
+    shape = (node.outputs if kind == "IRFFT" else node.inputs)[0].shape
     batch = math.prod(known(d) for d in shape[: len(shape) - len(lengths)])
     return round(batch * 5 * n * math.log2(n) * (0.5 if real else 1)) if n > 1 else 0
 
