@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpress.capture import ArgumentError, Graph, Value, compat, trace
@@ -334,7 +333,7 @@ def _on_device(value: Value, constant: Any) -> Any:
     if isinstance(constant, jax.Array) or not isinstance(constant, np.ndarray):
         return constant
     with compat.outside_trace():
-        return jnp.array(constant, value.dtype, copy=True)
+        return jax.device_put(np.array(constant, value.dtype, copy=True))
 
 
 def _on_host(x: Any) -> bool:

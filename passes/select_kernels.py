@@ -22,13 +22,13 @@ __all__ = ["KERNEL_PREFERENCES", "select_kernels"]
 KERNEL_PREFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {
         "conv": ("depthwise_shifted", "pointwise_dot"),
-        "avg_pool": ("shifted",),
-        "max_pool": ("shifted",),
+        "avg_pool": ("shifted", "separable"),
+        "max_pool": ("shifted", "separable"),
     },
 }
 
 # A sum over more taps than this makes a program too large to compile quickly.
-MAX_TAPS = 128
+MAX_TAPS = {"depthwise_shifted": 128, "shifted": 9}
 
 
 def select_kernels(
@@ -106,7 +106,7 @@ def preferences_of(kernels: Any, platform: str) -> Mapping[str, tuple[str, ...]]
 def _choose(node: Node, names: tuple[str, ...]) -> Node | None:
     fitting = nnops.registry()[node.op].fitting_kernels(node.inputs, node.params)
     for name in names:
-        if name in fitting and name != "reference" and _taps(node) <= MAX_TAPS:
+        if name in fitting and name != "reference" and _suits(node, name):
             return Node(
                 node.primitive,
                 node.inputs,
@@ -118,6 +118,16 @@ def _choose(node: Node, names: tuple[str, ...]) -> Node | None:
                 origin=(node,),
             )
     return None
+
+
+def _suits(node: Node, kernel: str) -> bool:
+    """Whether a kernel that fits is worth while for these sizes."""
+    window = node.params.get("window_shape")
+    if window is not None and all(
+        w == 1 or w == n for w, n in zip(window, node.inputs[0].shape, strict=True)
+    ):
+        return False  # a window over everything is a plain reduction
+    return _taps(node) <= MAX_TAPS.get(kernel, math.inf)
 
 
 def _taps(node: Node) -> int:
