@@ -264,7 +264,7 @@ def _array(leaf: Any, place: str, *, is_weight: bool) -> Any:
     import jax
     import numpy as np
 
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
             key = jax.random.key(0, impl=impl)
             if key.dtype == leaf.dtype:
