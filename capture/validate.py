@@ -14,9 +14,17 @@ def validate(graph: Graph) -> None:
     Raises:
       GraphError: naming the value, the node and the nodes around it.
     """
+    _validate(graph, set())
+
+
+def _validate(graph: Graph, seen: set[int]) -> None:
+    # A body that several nodes share is looked at once.
+    if id(graph) in seen:
+        return
+    seen.add(id(graph))
     known: set[Value] = set()
     if graph.prologue is not None:
-        validate(graph.prologue)
+        _validate(graph.prologue, seen)
     for v in (*graph.constants, *graph.inputs, *graph.prepared):
         if v in known:
             raise GraphError(f"{graph.name}: {v!r} is listed twice among inputs and constants")
@@ -30,7 +38,7 @@ def validate(graph: Graph) -> None:
                 raise GraphError(_message(graph, i, f"{v!r} is made twice"))
             known.add(v)
         for body in node.subgraphs if node.bodies_changed else ():
-            validate(body)
+            _validate(body, seen)
     for v in graph.outputs:
         if v not in known and not isinstance(v, Literal):
             raise GraphError(f"{graph.name}: the output {v!r} is made by no node")

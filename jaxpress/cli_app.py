@@ -72,7 +72,7 @@ def demo(
         int, typer.Option("--blocks", min=1, help="Rounds of timing.", hidden=True)
     ] = 10,
 ) -> None:
-    """Optimise MobileNetV2 and classify a photograph with it: checked, timed and drawn."""
+    """Optimise Keras' MobileNetV2; check, time and draw the result on a photograph."""
     with failures(debug):
         from jaxpress.cli_demo import demo_command
 

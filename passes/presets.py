@@ -81,8 +81,6 @@ default = Pipeline(
         simplify,
         fold_batch_norm,
         fuse_activation,
-        fold_batch_norm,
-        fuse_activation,
         select_kernels,
         cse,
         dce,
