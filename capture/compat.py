@@ -17,6 +17,7 @@ from jax._src import core as _core
 from jax._src import shard_map as _shard_map
 from jax._src import source_info_util as _source_info_util
 from jax._src.interpreters import partial_eval as _pe
+from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import (
     ClosedJaxpr,
@@ -52,7 +53,6 @@ __all__ = [
     "custom_jvp_rule",
     "enable_x64",
     "is_body",
-    "is_open_body",
     "jit_is_plain",
     "outside_trace",
     "provenance",
@@ -111,11 +111,6 @@ def as_closed(body: Any) -> Any:
 def is_body(x: Any) -> bool:
     """Whether ``x`` is a jaxpr, open or closed."""
     return isinstance(x, Jaxpr | ClosedJaxpr)
-
-
-def is_open_body(x: Any) -> bool:
-    """Whether ``x`` is a jaxpr that cannot carry constants of its own."""
-    return isinstance(x, Jaxpr) and not (_JAXPR_CLASSES_ARE_ONE and x.consts)
 
 
 def bodies_in_params(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -196,8 +191,10 @@ def trace_closed(fn: Callable[..., Any], avals: Sequence[Any]) -> Any:
 
 
 def trace_flat(fn: Callable[..., Any], avals: Sequence[Any]) -> Any:
-    """Trace a function of flat arrays to a list of arrays, without what ``make_jaxpr`` does for
-    people: names of arguments, pytrees, caches. A fifth of the time, for small pieces of graph.
+    """Trace a function of flat arrays that gives a list of arrays.
+
+    Without what ``make_jaxpr`` does for people (names of arguments, pytrees, caches): a fifth of
+    the time, for small pieces of graph.
     """
     names = DebugInfo("jaxpress", getattr(fn, "__name__", "template"), None, None)
     wrapped = wrap_init(fn, debug_info=names)
@@ -296,8 +293,8 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
 
     Two equations with the same body and the same identity have the same rule, so that the rule
     has to be traced once only. A rule that also reads arguments that are no arrays
-    (``nondiff_argnums``) has none. The last entry holds the axes of each ``vmap`` around. Where JAX's closures look otherwise than expected, ``None``
-    costs time and nothing else.
+    (``nondiff_argnums``) has none. The last entry holds the axes of each ``vmap`` around. Where
+    JAX's closures look otherwise than expected, ``None`` costs time and nothing else.
     """
     try:
         memoized = params["jvp_jaxpr_fun"].f
@@ -377,7 +374,7 @@ def outside_trace() -> contextlib.AbstractContextManager[Any]:
 
 def is_tracer(x: Any) -> bool:
     """Whether ``x`` is a JAX tracer."""
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)
 
 
 def enable_x64(enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
@@ -387,7 +384,7 @@ def enable_x64(enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
 
 def context_key() -> tuple[Any, ...]:
     """What the result of a trace depends on besides its function and avals."""
-    config = jax.config
+    config: Any = jax.config
     return (
         config.jax_enable_x64,
         config.jax_numpy_dtype_promotion,

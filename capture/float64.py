@@ -92,9 +92,7 @@ def _run_node(node: Node, ins: list[Any]) -> list[Any]:
         return _run_body(_forward_body(node), ins)
     if node.op in _OF_ONE_PRECISION or node.subgraphs:
         return _as_traced(node, ins)
-    params = {
-        k: _wide_type(v) if isinstance(v, np.dtype) else v for k, v in node.params.items()
-    }
+    params = {k: _wide_type(v) if isinstance(v, np.dtype) else v for k, v in node.params.items()}
     with compat.provenance(node.source_info, node.ctx):
         return compat.bind(node.primitive, ins, params)
 
@@ -129,7 +127,11 @@ def _as_traced(node: Node, ins: list[Any]) -> list[Any]:
 def _scan(node: Node, ins: list[Any]) -> list[Any]:
     (body,) = node.subgraphs
     n_consts, n_carry = compat.scan_counts(node.params)
-    consts, carry, xs = ins[:n_consts], ins[n_consts : n_consts + n_carry], ins[n_consts + n_carry:]
+    consts, carry, xs = (
+        ins[:n_consts],
+        ins[n_consts : n_consts + n_carry],
+        ins[n_consts + n_carry :],
+    )
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         out = _run_body(body, [*consts, *carry, *x])

@@ -17,7 +17,7 @@ def graph_of_jaxpr(
     name: str = "jaxpr",
     *,
     signature: Signature | None = None,
-    memo: dict[int, Any] | None = None,
+    memo: dict[Any, Any] | None = None,
 ) -> Graph:
     """Capture a (closed) jaxpr. Nested bodies are captured when they are first looked at.
 
@@ -95,7 +95,7 @@ def graph_of_jaxpr(
     )
 
 
-def graph_of_body(body: Any, where: str, memo: dict[int, Any] | None) -> Graph:
+def graph_of_body(body: Any, where: str, memo: dict[Any, Any] | None) -> Graph:
     """The graph of a nested jaxpr, shared between the equations that share it."""
     memo = {} if memo is None else memo
     key = (id(body), where)

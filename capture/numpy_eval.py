@@ -82,7 +82,7 @@ def _is_plain(node: Node) -> bool:
         return False  # random keys and the like
     if node.op in _FLOAT_OPS:
         return all(_is_float(t) for t in types)
-    if node.op not in _ANY_OPS or len(node.inputs) > 1 and node.op == "reshape":
+    if node.op not in _ANY_OPS or (len(node.inputs) > 1 and node.op == "reshape"):
         return False
     match node.op:
         case "convert_element_type":

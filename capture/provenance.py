@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,17 @@ _LIBRARIES = re.compile(
     r"[/\\](?:site|dist)-packages[/\\]"
     r"(?:beartype|einops|equinox|flax|haiku|jax|jaxpress|jaxtyping|keras|optax|optree)[/\\]"
 )
-# jaxpress itself, also where its folders lie in a repository.
+# jaxpress itself: one package where it is installed, five folders where it lies in a repository.
 _PACKAGE = Path(__file__).parents[1]
-_OWN = re.compile(
-    re.escape(str(_PACKAGE)) + r"[/\\](?:capture|jaxpress|nnops|passes|viz)[/\\]|<@?beartype"
+_OWN = (
+    (_PACKAGE,)
+    if (_PACKAGE / "__init__.py").exists()
+    else tuple(_PACKAGE / name for name in ("capture", "jaxpress", "nnops", "passes", "viz"))
 )
+for _folder in _OWN:
+    # JAX leaves these out too then: in its own messages, and in what it tells XLA and profiles.
+    compat.register_framework_file(str(_folder) + os.sep)
+_WRAPPERS = re.compile("<@?beartype")
 
 
 class Source(NamedTuple):
@@ -54,4 +61,5 @@ def find_source(source_info: Any) -> Source | None:
 @functools.lru_cache(maxsize=4096)
 def is_library_file(file: str) -> bool:
     """Whether a frame in ``file`` is looked past on the way to the user's line."""
-    return bool(_LIBRARIES.search(file) or _OWN.match(file))
+    own = any(file.startswith(str(folder) + os.sep) for folder in _OWN)
+    return own or bool(_LIBRARIES.search(file) or _WRAPPERS.match(file))

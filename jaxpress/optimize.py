@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
 
 from jaxpress.capture import ArgumentError, Graph, Value, compat, trace
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
-from jaxpress.capture.trace import function_name, static_places
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
+from jaxpress.capture.trace import function_name, static_places
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.select_kernels import preferences_of
@@ -358,9 +359,9 @@ def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]
 
 def _type_of(x: Any) -> Any:
     """What a program's shapes are remembered by."""
-    if isinstance(x, jax.ShapeDtypeStruct):
-        weak = getattr(x, "weak_type", False)
-        return jax.core.ShapedArray(x.shape, x.dtype, weak_type=weak, sharding=x.sharding) if (
-            getattr(x, "sharding", None) is not None
-        ) else jax.core.ShapedArray(x.shape, x.dtype, weak_type=weak)
-    return jax.typeof(x)
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return jax.typeof(x)
+    weak = getattr(x, "weak_type", False)
+    if getattr(x, "sharding", None) is not None:
+        return ShapedArray(x.shape, x.dtype, weak_type=weak, sharding=x.sharding)
+    return ShapedArray(x.shape, x.dtype, weak_type=weak)

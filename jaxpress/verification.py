@@ -140,7 +140,7 @@ def compare_functions(
     prefix: str = "",
 ) -> Verification:
     """The comparison itself; raises only where the results cannot be compared at all."""
-    statics = {
+    statics: dict[str, Any] = {
         "static_argnums": getattr(fast, "_static_argnums", ()),
         "static_argnames": getattr(fast, "_static_argnames", ()),
     }

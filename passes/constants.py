@@ -10,9 +10,7 @@ __all__ = ["fold_constants"]
 
 # Cheap to compute, and larger than what they are made from (or just as large, at no cost): they
 # stay with their users, where XLA fuses them, and do not fill memory with copies.
-_SPREADING = frozenset(
-    {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy"}
-)
+_SPREADING = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy"})
 MAX_GROWTH_BYTES = 1 << 20
 
 

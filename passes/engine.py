@@ -13,8 +13,11 @@ from jaxpress.passes.rule import Rule, RuleSet
 
 __all__ = ["map_bodies", "rewrite"]
 
-# A node that was made from a node that was made from ... this often is a loop among rules.
+# A node that was made from a node that was made from ... this often is a loop among rules; more
+# often only by as many nodes as there were, each of which one rewrite may have swallowed.
 MAX_GENERATIONS = 64
+# So are this many rewrites for each node that there was, as where one node becomes two of its kind.
+MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
 
@@ -121,7 +124,8 @@ def _sweep(
     queue: deque[Node] = deque(reversed(graph.nodes))
     waiting = set(graph.nodes)
     generation: dict[Node, int] = {}
-    changed = False
+    count, limit = 0, MAX_REWRITES_PER_NODE * (len(graph.nodes) + 1)
+    oldest = MAX_GENERATIONS + len(graph.nodes)
     while queue:
         node = queue.popleft()
         waiting.discard(node)
@@ -132,12 +136,12 @@ def _sweep(
             if match is None:
                 continue
             values, nodes = rule.apply(editor, match)
-            changed = True
+            count += 1
             record.append(
                 Rewrite(rule.name, pass_name, rule.numerics, match.matched, tuple(nodes), rule.note)
             )
             age = 1 + max(generation.get(old, 0) for old in match.matched)
-            if age > MAX_GENERATIONS:
+            if age > oldest or count > limit:
                 raise RewriteLoopError(_loop_message(record, node))
             again = list(nodes)
             for value in values:
@@ -153,7 +157,7 @@ def _sweep(
                     waiting.add(candidate)
                     queue.append(candidate)
             break
-    return editor.finish() if changed else graph
+    return editor.finish() if count else graph
 
 
 def _loop_message(record: list[Rewrite], node: Node) -> str:

@@ -56,7 +56,10 @@ raise_ops = Pass(
     "raise_ops", _raise_rules, "Equations become the named ops they are.", makes_rules=True
 )
 raise_clips = Pass(
-    "raise_clips", lambda ops: clip_rules(), "max(x, 0) becomes relu: other derivative at 0.", makes_rules=True
+    "raise_clips",
+    lambda ops: clip_rules(),
+    "max(x, 0) becomes relu: other derivative at 0.",
+    makes_rules=True,
 )
 fold_batch_norm = Pass(
     "fold_batch_norm", FOLD_RULES, "Known scales and shifts move into the weights."

@@ -55,7 +55,9 @@ class Match:
 
 
 class WhyNot:
-    """Why a rule does not apply at a node: the nearest miss. Prints as a sentence; false if it does.
+    """Why a rule does not apply at a node: the nearest miss.
+
+    Prints as a sentence; false where the rule does apply.
 
     Attributes:
       rule: the rule's name.
@@ -94,8 +96,9 @@ class Rule:
         object with ``names`` (op names that its root may have), ``size`` and
         ``find(state, node) -> Match | None`` for what patterns cannot say.
       replacement: an ordinary function over ``jnp`` and ``nnops``. Its parameters are captured
-        names (``**kwargs`` takes them all); it gives the root's results. A keyword-only ``match`` is given the :class:`Match`,
-        for its nodes' parameters. A captured scalar comes as a Python number.
+        names (``**kwargs`` takes them all); it gives the root's results. A keyword-only
+        ``match`` is given the :class:`Match`, for its nodes' parameters. A captured scalar comes
+        as a Python number.
       guard: ``guard(match)`` gives ``None`` (apply) or the reason not to.
       numerics: ``"exact"``, ``"reassociates"`` or ``"approximate"``.
       shared: apply even where an inner value is used outside the match as well.

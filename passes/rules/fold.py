@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
@@ -24,7 +25,6 @@ from jaxpress.passes.rules.weights import (
     rebind,
     scale_features,
 )
-from jaxpress import nnops
 
 __all__ = ["FOLD_RULES"]
 

@@ -137,9 +137,8 @@ def polynomial_of(view: View, value: Value, axes: set[int], depth: int = 0) -> P
     if found is None:
         return None
     base, axis = found
-    if depth == 0:
-        if axis is not None:
-            axes.add(axis)
+    if depth == 0 and axis is not None:
+        axes.add(axis)
     number = scalar_value(view, base)
     if number is not None:
         return Polynomial.constant(float(number))

@@ -10,6 +10,7 @@ from jax import lax
 from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
+from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.polynomial import (
     Deviation,
     Polynomial,
@@ -17,7 +18,6 @@ from jaxpress.passes.rules.polynomial import (
     evaluate,
     polynomial_of,
 )
-from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.weights import as_vector
 from jaxpress.passes.view import View
 

@@ -43,7 +43,9 @@ class _SoftmaxPattern:
             return None
         (total_node, axis, down), (max_node, other, stopped) = summed, found
         if axis != other or not any(n.op == "stop_gradient" for n in stopped):
-            state.fail("sum and maximum are over different axes, or the maximum has a gradient", sub)
+            state.fail(
+                "sum and maximum are over different axes, or the maximum has a gradient", sub
+            )
             return None
         matched = (exp, sub, total_node, max_node, *down, *stopped)
         return Match(view, node, {"x": x}, matched=matched, info={"axis": axis - x.ndim})
