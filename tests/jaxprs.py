@@ -29,8 +29,8 @@ def difference(a: Any, b: Any) -> str:
     """The first thing in which two jaxprs differ; empty where they are the same.
 
     Compared are types (weak types and shardings too), equations in order, parameters, nested
-    bodies, effects, contexts, name stacks, source lines, constants by identity, and at the top
-    names of arguments and results. Opaque callables (derivative rules) are not looked into.
+    bodies, effects, contexts, name stacks, source lines, constants, names of arguments and
+    results. Opaque callables (derivative rules) are not looked into.
     """
     return _bodies("", a, b, {})
 
@@ -40,10 +40,11 @@ def _bodies(where: str, a: Any, b: Any, seen: dict[tuple[int, int], Any]) -> str
         return ""
     seen[id(a), id(b)] = (a, b)
     (open_a, consts_a), (open_b, consts_b) = compat.closed_parts(a), compat.closed_parts(b)
-    if len(consts_a) != len(consts_b) or any(
-        x is not y for x, y in zip(consts_a, consts_b, strict=True)
-    ):
-        return f"{where}: constants {len(consts_a)} and {len(consts_b)}, or not the same arrays"
+    if len(consts_a) != len(consts_b):
+        return f"{where}: {len(consts_a)} and {len(consts_b)} constants"
+    for x, y in zip(consts_a, consts_b, strict=True):
+        if x is not y and np.asarray(x).tobytes() != np.asarray(y).tobytes():
+            return f"{where}: constants {x} and {y}"
     names: dict[Any, Any] = {}
 
     def atoms(what: str, left: Any, right: Any, fresh: bool) -> str:

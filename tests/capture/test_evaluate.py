@@ -68,7 +68,7 @@ def test_difference_sees_every_kind_of_change() -> None:
     assert difference(want, jax.make_jaxpr(base)(x, jnp.float32(1)))
     weak, strong = jax.make_jaxpr(jnp.sin)(1.0), jax.make_jaxpr(jnp.sin)(jnp.float32(1))
     assert difference(weak, strong)
-    closing = [jax.make_jaxpr(lambda x, w=w: x + w)(x) for w in (w, w + 0)]
+    closing = [jax.make_jaxpr(lambda x, w=w: x + w)(x) for w in (w, w + 1)]
     assert difference(*closing)
     printing = [
         jax.make_jaxpr(lambda x, o=o: jax.debug.print("{}", x, ordered=o))(x) for o in (0, 1)
