@@ -136,6 +136,21 @@ def test_optimize_makes_arrays_for_shapes(folder: Path, run: Run) -> None:
     assert "random arrays" not in run("optimize", "targets.py:shapes").err
 
 
+def test_a_callable_that_cannot_be_hashed_is_timed(folder: Path, run: Run) -> None:
+    """Equinox's models, for one, are compared by their arrays."""
+    (folder / "model.py").write_text(
+        "import jax.numpy as jnp\n"
+        "class Model:\n"
+        "    __hash__ = None\n"
+        "    def __call__(self, x):\n"
+        "        return jnp.sin(x)\n"
+        "def t():\n"
+        "    return Model(), (1.0,)\n"
+    )
+    done = run("optimize", "model.py:t", "--bench", "--blocks", "2")
+    assert done.code == 0 and "jax.jit takes " in done.out
+
+
 def test_a_wrong_result_fails_after_the_figures(
     folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
