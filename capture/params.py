@@ -97,8 +97,9 @@ def short(value: Any) -> str:
         return value
     if isinstance(value, enum.Enum):
         return value.name
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        inner = ", ".join(f"{k}={short(v)}" for k, v in zip(value._fields, value, strict=True))
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and names is not None:
+        inner = ", ".join(f"{k}={short(v)}" for k, v in zip(names, value, strict=True))
         return f"{type(value).__name__}({inner})"
     if isinstance(value, tuple | list):
         inner = ", ".join(map(short, value))

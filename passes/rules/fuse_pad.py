@@ -1,4 +1,4 @@
-"""Zeros around the input of a ``conv`` become part of its padding. Exact: it reads the same zeros."""
+"""Zeros around the input of a ``conv`` become part of its padding, which reads the same zeros."""
 
 from __future__ import annotations
 
