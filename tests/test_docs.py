@@ -91,10 +91,12 @@ def run_blocks(text: str) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_the_page_on_rules_runs() -> None:
     assert run_blocks((ROOT / "docs" / "writing-a-rule.md").read_text()) >= 8
 
 
+@pytest.mark.slow
 def test_the_readme_s_rule_runs() -> None:
     assert run_blocks(README.split("## How passes work")[1].split("\n## ")[0]) == 1
 
