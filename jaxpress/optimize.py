@@ -338,10 +338,10 @@ def _on_device(value: Value, constant: Any) -> Any:
 
 
 def _on_host(x: Any) -> bool:
-    """Whether NumPy can read ``x`` without a transfer."""
+    """Whether NumPy can read ``x`` without a transfer, and nobody says where it has to be."""
     if not isinstance(x, jax.Array):
         return True
-    return len(x.devices()) == 1 and all(d.platform == "cpu" for d in x.devices())
+    return not x.committed and all(d.platform == "cpu" for d in x.devices())
 
 
 def _as_tuple(given: Any, kind: type) -> tuple[Any, ...]:
