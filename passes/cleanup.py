@@ -12,8 +12,9 @@ from jaxpress.passes.engine import map_bodies
 
 __all__ = ["eliminate_common_subexpressions", "eliminate_dead_code", "inline"]
 
-# Operations that draw random numbers: two draws are never merged, even from one key.
-_RANDOM = ("random_", "threefry", "rng_", "philox")
+# Operations that draw random numbers: two draws are never merged, even from one key. And barriers:
+# somebody put them there so that something is computed twice.
+_KEPT_APART = ("random_", "threefry", "rng_", "philox", "optimization_barrier")
 
 
 def inline(graph: Graph) -> Graph:
@@ -53,7 +54,7 @@ def eliminate_dead_code(graph: Graph) -> Graph:
 def eliminate_common_subexpressions(graph: Graph) -> Graph:
     """Of nodes that compute the same from the same operands, the first stands for all.
 
-    Nodes with effects, with bodies, and random draws are left alone.
+    Nodes with effects, with bodies, random draws and barriers are left alone.
     """
     replaced: dict[Value, Value] = {}
     seen: dict[Any, Node] = {}
@@ -77,7 +78,7 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
 
 
 def _key(node: Node) -> Any:
-    if node.effects or node._bodies is not None or node.op.startswith(_RANDOM):
+    if node.effects or node._bodies is not None or node.op.startswith(_KEPT_APART):
         return None
     try:
         params = tuple((k, type(v), v) for k, v in sorted(node.params.items()))
