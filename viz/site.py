@@ -137,8 +137,11 @@ def _made_constant(node: Node, infos: list[Info]) -> str:
         return f"iota {array_text(node.output)}"
     if node.op == "dim_as_value":
         return clean(node.params.get("dim", node.op), 24)
-    texts = list(dict.fromkeys(info.text for info in infos))
-    return texts[0] if len(texts) == 1 else f"const {array_text(node.output)}"
+    if len(infos) != 1:
+        return f"const {array_text(node.output)}"
+    # A scalar that is spread out or converted is the same number; any other work changes it.
+    same = node.op == "convert_element_type" or family_of(node.op) == "move"
+    return infos[0].text if same else f"{node.op}({infos[0].text})"
 
 
 def _constant_info(graph: Graph, value: Value) -> Info:
