@@ -1,9 +1,11 @@
-"""Are two jaxprs the same, and does lowering a graph's bodies anew keep them so?"""
+"""Are two jaxprs the same, or two results; does lowering a graph's bodies anew keep them so?"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
 
@@ -23,6 +25,18 @@ def rebuild(graph: Graph, memo: dict[int, Any] | None = None) -> Graph:
         # The old graph is kept beside the new one, so that its identity stays its own.
         memo[id(graph)] = (graph.with_parts(nodes=nodes), graph)
     return memo[id(graph)][0]
+
+
+def same_bits(want: Any, got: Any) -> None:
+    """Equal trees, types and bits."""
+    assert jax.tree.structure(want) == jax.tree.structure(got)
+    for x, y in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+        assert jax.typeof(x) == jax.typeof(y)
+        if jnp.issubdtype(jax.typeof(x).dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        # Python's own numbers are wider than the arrays that they become.
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 def difference(a: Any, b: Any) -> str:

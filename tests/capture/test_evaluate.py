@@ -9,15 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export, lax
-from jax.experimental import checkify, io_callback
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxprs import difference, rebuild
+from jax import lax
+from jaxprs import difference, rebuild, same_bits
 from programs import PROGRAMS, f32
 
-from jaxpress.capture import ArgumentError, Graph, GraphError, graph_of_jaxpr, trace
-from jaxpress.capture.evaluate import evaluate, last_uses
+from jaxpress.capture import ArgumentError, Graph, GraphError, trace
+from jaxpress.capture.evaluate import last_uses
 
 # JAX prints a body that both branches share only once; rebuilt, it is two equal ones. And when an
 # equation with a derivative rule is bound again, JAX turns what its function closes over into
@@ -174,18 +171,6 @@ def run(lowered: Any, args: list[Any]) -> Any:
     return lowered.compile(compiler_options=quick)(*args)
 
 
-def same_bits(want: Any, got: Any) -> None:
-    """Equal trees, types and bits."""
-    assert jax.tree.structure(want) == jax.tree.structure(got)
-    for x, y in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
-        assert jax.typeof(x) == jax.typeof(y)
-        if jnp.issubdtype(jax.typeof(x).dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        # Python's own numbers are wider than the arrays that they become.
-        x, y = jnp.asarray(x), jnp.asarray(y)
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
 @pytest.mark.parametrize(
     "name", ["weak_types", "random_keys", "odd_outputs", "pytrees", "nothing_at_all", "shared_jit"]
 )
@@ -193,206 +178,6 @@ def test_eager_results_are_the_same_to_the_bit(name: str) -> None:
     fn, args = PROGRAMS[name]()
     same_bits(fn(*args), trace(fn)(*args)(*args))
     same_bits(jax.jit(fn)(*args), jax.jit(rebuild(trace(fn)(*args)))(*args))
-
-
-# What surrounds a function.
-
-
-def test_export() -> None:
-    fn, args = PROGRAMS["training_step"]()
-    exported = export.export(jax.jit(trace(fn)(*args)))(*args)
-    same_bits(jax.jit(fn)(*args), export.deserialize(exported.serialize()).call(*args))
-
-
-def test_an_exported_function_is_captured() -> None:
-    exported = export.export(jax.jit(jnp.sin))(f32(3))
-    graph = trace(exported.call)(f32(3))
-    assert graph.count()["call_exported"] == 1
-    np.testing.assert_array_equal(rebuild(graph)(f32(3)), jnp.sin(f32(3)))
-
-
-def test_symbolic_dimensions() -> None:
-    (n,) = export.symbolic_shape("n")
-
-    def fn(x):
-        pooled = lax.scan(lambda c, row: (c + row, row * 2), jnp.zeros(2), x)
-        return jax.nn.softmax(x, 0).mean() + jnp.arange(x.shape[0]).sum(), pooled, x.reshape(-1)
-
-    spec = jax.ShapeDtypeStruct((n, 2), jnp.float32)
-    original = jax.make_jaxpr(fn)(spec)
-    graph = trace(fn)(spec)
-    assert not difference(original, graph.to_jaxpr())
-    assert not difference(original, rebuild(graph).to_jaxpr())
-    exported = export.export(jax.jit(graph))(spec)
-    same_bits(jax.jit(fn)(f32(5, 2)), exported.call(f32(5, 2)))
-    with pytest.raises(ArgumentError, match=r"traced with f32\[n,2\]"):
-        graph(f32(5, 2))
-
-
-def test_64_bit_types() -> None:
-    with jax.enable_x64(True):
-
-        def fn(x):
-            return lax.scan(lambda c, z: (c + z, z), 0.0, x)[0] * 2, x.astype(int)
-
-        x = np.arange(3.0)
-        graph = trace(fn)(x)
-        assert graph.inputs[0].dtype == np.float64
-        assert not difference(jax.make_jaxpr(fn)(x), rebuild(graph).to_jaxpr())
-        same_bits(fn(x), graph(x))
-
-
-def test_lowering_is_remembered_per_context() -> None:
-    graph = trace(lambda x: x @ x)(f32(3, 3))
-    assert graph.to_jaxpr() is graph.to_jaxpr()
-    first = graph.to_jaxpr()
-    with jax.default_matmul_precision("highest"):
-        assert graph.to_jaxpr() is not first
-
-
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map_on_eight_devices(kind: Any, check_vma: bool) -> None:
-    """Traced only: the mesh is abstract, and there is one device here."""
-    mesh = AbstractMesh((4, 2), ("x", "y"), axis_types=(kind, kind))
-    spec = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=NamedSharding(mesh, P("x")))
-    if kind is AxisType.Auto:
-        spec = jax.ShapeDtypeStruct((8,), jnp.float32)
-
-    def body(a):
-        inner = jax.jit(lambda b: lax.psum(jnp.sin(b), "x"))(a)
-        return lax.fori_loop(0, 2, lambda i, c: c * i, inner) + lax.psum(lax.axis_index("x"), "x")
-
-    fn = jax.shard_map(body, mesh=mesh, in_specs=P("x"), out_specs=P(), check_vma=check_vma)
-    partly = jax.shard_map(
-        lambda a: lax.psum(a, "x"), mesh=mesh, in_specs=P("x"), out_specs=P(), axis_names={"x"}
-    )
-    for f in (fn, jax.grad(lambda a: fn(a).sum()), jax.jit(partly)):
-        original = jax.make_jaxpr(f)(spec)
-        graph = trace(f)(spec)
-        for mode in (graph, rebuild(graph)):
-            assert not difference(original, mode.to_jaxpr())
-            assert str(original) == str(mode.to_jaxpr())
-
-
-def test_shard_map_runs() -> None:
-    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))
-    fn = jax.shard_map(
-        lambda a: lax.psum(jnp.sin(a), "x"), mesh=mesh, in_specs=P("x"), out_specs=P()
-    )
-    graph = rebuild(trace(fn)(f32(4)))
-    same_bits(jax.jit(fn)(f32(4)), jax.jit(graph)(f32(4)))
-
-
-def test_sharding_constraints_and_explicit_shardings_are_kept() -> None:
-    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
-    sharding = NamedSharding(mesh, P("x"))
-    with jax.set_mesh(mesh):
-        x = jax.device_put(f32(4), sharding)
-
-        def fn(a):
-            return jax.jit(lambda b: b * 2)(a) + jnp.sin(a)
-
-        graph = trace(fn)(x)
-        assert str(graph.outputs[0].aval.sharding.spec) == str(sharding.spec)
-        assert not difference(jax.make_jaxpr(fn)(x), rebuild(graph).to_jaxpr())
-        assert graph(x).sharding == fn(x).sharding
-    auto = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))
-
-    def constrained(a):
-        return lax.with_sharding_constraint(a * 2, NamedSharding(auto, P("x")))
-
-    original = jax.make_jaxpr(constrained)(f32(4))
-    assert not difference(original, trace(constrained)(f32(4)).to_jaxpr())
-
-
-def test_checkify() -> None:
-    def fn(x):
-        checkify.check(x.sum() > 0, "sum is {s}", s=x.sum())
-        return jnp.log(x)
-
-    graph = trace(checkify.checkify(fn))(f32(3))
-    error, _ = graph(-jnp.ones(3))
-    with pytest.raises(checkify.JaxRuntimeError, match="sum is -3"):
-        error.throw()
-    error, _ = checkify.checkify(trace(checkify.checkify(fn))(f32(3)))(jnp.ones(3))
-    error.throw()
-
-
-# Effects.
-
-
-def effectful(log: dict[str, list[Any]]) -> Callable[..., Any]:
-    """Two kinds of ordered effects; JAX orders each of them for itself."""
-
-    def note(kind: str, tag: str, result: bool = False) -> Callable[[Any], Any]:
-        def write(v: Any) -> Any:
-            log[kind].append((tag, float(v)))
-            return v if result else None
-
-        return write
-
-    def fn(x, flag):
-        jax.debug.callback(note("debug", "start"), x, ordered=True)
-
-        def branch(v):
-            jax.debug.callback(note("debug", "branch"), v, ordered=True)
-            return v * 2
-
-        x = lax.cond(flag, branch, lambda v: v, x)
-
-        def step(i, v):
-            spec = jax.ShapeDtypeStruct((), jnp.float32)
-            return io_callback(note("io", "loop", True), spec, v + 1, ordered=True)
-
-        x = lax.fori_loop(0, 2, step, x)
-        jax.debug.callback(note("debug", "end"), x, ordered=True)
-        io_callback(note("io", "unused"), None, x, ordered=True)
-        return x
-
-    return fn
-
-
-@pytest.mark.parametrize("flag", [True, False])
-def test_effects_happen_once_and_in_order(flag: bool) -> None:
-    log: dict[str, list[Any]] = {"debug": [], "io": []}
-    fn = effectful(log)
-    graph = trace(fn)(jnp.float32(1), flag)
-    assert log == {"debug": [], "io": []}
-
-    def happened(f: Callable[..., Any]) -> dict[str, list[Any]]:
-        for happenings in log.values():
-            happenings.clear()
-        jax.block_until_ready(f(jnp.float32(1), flag))
-        jax.effects_barrier()
-        return {kind: list(happenings) for kind, happenings in log.items()}
-
-    want = happened(fn)
-    assert [len(happenings) for happenings in want.values()] == [2 + flag, 3]
-    for mode in (graph, rebuild(graph)):
-        for f in (mode, jax.jit(mode), jax.jit(lambda *a, m=mode: lax.cond(True, m, m, *a))):
-            assert happened(f) == want
-
-
-def test_references_keep_their_order() -> None:
-    fn, (x,) = PROGRAMS["mutable_references"]()
-    graph = rebuild(trace(fn)(x))
-    np.testing.assert_array_equal(jax.jit(graph)(x), fn(x))
-    same_bits(jax.vmap(fn)(f32(2, 3)), jax.vmap(graph)(f32(2, 3)))
-
-
-def test_a_reference_as_argument() -> None:
-    def fn(ref, x):
-        ref[...] = ref[...] + x
-        return ref[0] * 2
-
-    def use(f):
-        ref = jax.new_ref(f32(3))
-        return f(ref, f32(3)), f(ref, f32(3)), ref[...]
-
-    graph = graph_of_jaxpr(jax.make_jaxpr(fn)(jax.new_ref(f32(3)), f32(3)))
-    same_bits(use(fn), use(lambda *a: evaluate(graph, a)[0]))
-    same_bits(jax.jit(lambda: use(fn))(), jax.jit(lambda: use(lambda *a: evaluate(graph, a)[0]))())
 
 
 # Bodies with arrays of their own.
