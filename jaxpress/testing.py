@@ -17,8 +17,8 @@ from jaxpress.verification import verify
 
 __all__ = ["assert_equivalent", "assert_rewrites", "check_rule"]
 
-_SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (5,), (), (1, 4, 1), (0, 3))
-_DTYPES = ("float32", "bfloat16", "float16", "int32", "complex64")
+_SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (), (0, 3))
+_DTYPES = ("float32", "bfloat16")
 
 
 def assert_equivalent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,12 @@ def compare_functions(
     graph = trace(fn, **statics)(*args, **kwargs)
     signature = graph.signature
     assert signature is not None
-    expected = jax.jit(fn, **statics)(*args, **kwargs)
+
+    @functools.wraps(fn, updated=())
+    def original(*args: Any, **kwargs: Any) -> Any:  # a model need not be hashable, as jit asks
+        return fn(*args, **kwargs)
+
+    expected = jax.jit(original, **statics)(*args, **kwargs)
     got = fast(*args, **kwargs)
     want_leaves, want_tree = jax.tree_util.tree_flatten(expected)
     got_leaves, got_tree = jax.tree_util.tree_flatten(got)

@@ -48,7 +48,7 @@ class State:
         self.nodes: dict[str, Node] = {}
         self.matched: dict[Node, None] = {}
         self._trail: list[tuple[dict, Any]] = []
-        self.miss: tuple[int, str, Node | None] = (-1, "nothing was tried", None)
+        self.miss: tuple[Any, str, Node | None] = ((-1, False), "nothing was tried", None)
 
     def mark(self) -> int:
         """A point to come back to."""
@@ -66,11 +66,18 @@ class State:
         table[key] = what
         self._trail.append((table, key))
 
-    def fail(self, reason: str | Callable[[], str], node: Node | None = None) -> bool:
-        """Note a miss; the one with the most nodes matched is the nearest. Always False."""
-        if self.explain and len(self.matched) >= self.miss[0]:
+    def fail(
+        self, reason: str | Callable[[], str], node: Node | None = None, *, close: bool = False
+    ) -> bool:
+        """Note a miss; always False.
+
+        The one with the most nodes matched is the nearest; among equals one that is ``close``
+        (the right thing with a wrong value), then the first.
+        """
+        nearness = (len(self.matched), close)
+        if self.explain and nearness > self.miss[0]:
             text = reason if isinstance(reason, str) else reason()
-            self.miss = (len(self.matched), text, node)
+            self.miss = (nearness, text, node)
         return False
 
 
@@ -129,7 +136,7 @@ class Scalar(Pattern):
         if found is None:
             return state.fail(lambda: f"{value!r} is not a scalar that is written in the program")
         if self.value is not None and not _equal(found, self.value, value.dtype):
-            return state.fail(lambda: f"{found} is not {self.value}")
+            return state.fail(lambda: f"{found} is not {self.value}", close=True)
         if not self.name:
             return then()
         bound = state.values.get(self.name)

@@ -136,6 +136,8 @@ class Rule:
         self._parameters = tuple(
             p.name for p in parameters if p.name != "match" and p.kind is not p.VAR_KEYWORD
         )
+        # As jnp's own functions have them.
+        self._positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
 
     @property
     def size(self) -> int:
@@ -179,21 +181,28 @@ class Rule:
         types = tuple(v.aval for v in match.root.outputs)
 
         def run(*arrays: Any) -> Any:
-            out = replacement(**dict(zip(names, arrays, strict=True)), **literals)
+            given = {**dict(zip(names, arrays, strict=True)), **literals}
+            first = [given.pop(name) for name in self._positional if name in given]
+            out = replacement(*first, **given)
             leaves = jax.tree_util.tree_leaves(out)
             if len(leaves) != len(types):
                 return leaves
             return [compat.with_weak_type(x, a) for x, a in zip(leaves, types, strict=True)]
 
         run.__name__ = self.name
-        outs, nodes = editor.emit_nodes(
-            run,
-            [match[name] for name in names],
-            at=match.root,
-            key=(replacement, tuple(names), types, self._static_key(match, literals)),
-            origin=match.matched,
-        )
-        editor.substitute(match.root, outs)
+        try:
+            outs, nodes = editor.emit_nodes(
+                run,
+                [match[name] for name in names],
+                at=match.root,
+                key=(replacement, tuple(names), types, self._static_key(match, literals)),
+                origin=match.matched,
+            )
+            editor.substitute(match.root, outs)
+        except Exception as error:  # of somebody's own rule: whatever it is, it is named
+            where = match.root.source or "no source line"
+            message = f"rule {self.name!r} failed at {match.root!r} ({where}): {error}"
+            raise PassError(message) from error
         return outs, nodes
 
     def _static_key(self, match: Match, literals: dict[str, Any]) -> Any:

@@ -64,6 +64,7 @@ DROP_RESHAPE = Rule(
     lambda x: x,
 )
 
+# transpose(x) -> x, in the order that x has
 DROP_TRANSPOSE = Rule(
     "drop_transpose", op("transpose", any_value("x"), where=_is_identity_transpose), lambda x: x
 )

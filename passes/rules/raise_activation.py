@@ -228,6 +228,7 @@ def clip_rules() -> RuleSet:
     ``lax.max`` gives each operand half of the derivative where they are equal, ``jax.nn.relu``
     none: only for a result that nobody differentiates.
     """
+    # min(max(x, 0), 6) -> relu6(x);  max(x, 0) -> relu(x)
     relu6 = op("min", op("max", any_value("x"), 0.0), 6.0)
     return RuleSet(
         (
