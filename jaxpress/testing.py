@@ -18,7 +18,7 @@ from jaxpress.verification import verify
 __all__ = ["assert_equivalent", "assert_rewrites", "check_rule"]
 
 _SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (), (0, 3))
-_DTYPES = ("float32", "bfloat16")
+_DTYPES = ("float32", "bfloat16", "int32", "complex64")
 
 
 def assert_equivalent(
