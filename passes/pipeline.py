@@ -100,7 +100,7 @@ class Pipeline:
 
     def __init__(self, passes: Iterable[Any] = (), name: str = "pipeline"):
         self.name = name
-        self.passes: tuple[Pass, ...] = tuple(_as_pass(p) for p in passes)
+        self.passes: tuple[Pass, ...] = tuple(q for p in passes for q in _as_passes(p))
 
     def __call__(self, graph: Graph) -> Graph:
         """The graph after all passes."""
@@ -133,7 +133,12 @@ class Pipeline:
         for p in self.passes:
             record: list[Rewrite] = []
             started = time.perf_counter()
-            new = p(graph, record)
+            try:
+                new = p(graph, record)
+            except PassError:
+                raise
+            except Exception as error:  # of somebody's own pass: whatever it is, it is named
+                raise PassError(f"pass {p.name!r} failed: {error}") from error
             if not isinstance(new, Graph):
                 raise PassError(f"pass {p.name!r} gave {type(new).__name__} instead of a Graph")
             step = Step(p.name, time.perf_counter() - started, tuple(record), graph, new)
@@ -187,10 +192,10 @@ class Pipeline:
         return self.passes[which]
 
     def __add__(self, other: Any) -> Pipeline:
-        return Pipeline((*self.passes, *(other if isinstance(other, Iterable) else (other,))))
+        return Pipeline((*self.passes, *_several(other)))
 
-    def __radd__(self, other: Iterable[Any]) -> Pipeline:
-        return Pipeline((*other, *self.passes))
+    def __radd__(self, other: Any) -> Pipeline:
+        return Pipeline((*_several(other), *self.passes))
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name}: {', '.join(p.name for p in self.passes)}>"
@@ -208,17 +213,25 @@ def _collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _as_pass(p: Any) -> Pass:
-    if isinstance(p, Pass):
-        return p
-    if isinstance(p, Rule):
-        return Pass(p.name, p)
-    if isinstance(p, RuleSet):
-        return Pass("rewrite", p)
-    if isinstance(p, str):
-        from jaxpress.passes.presets import pass_by_name
+def _several(p: Any) -> Iterable[Any]:
+    """What is joined to a pipeline: several passes, or one, which may itself be iterable."""
+    single = isinstance(p, str | RuleSet) or not isinstance(p, Iterable)
+    return (p,) if single else p
 
-        return pass_by_name(p)
+
+def _as_passes(p: Any) -> tuple[Pass, ...]:
+    if isinstance(p, Pass):
+        return (p,)
+    if isinstance(p, Pipeline):
+        return p.passes
+    if isinstance(p, Rule):
+        return (Pass(p.name, p),)
+    if isinstance(p, RuleSet):
+        return (Pass("rewrite", p),)
+    if isinstance(p, str):
+        from jaxpress.passes.presets import passes_by_name
+
+        return passes_by_name(p)
     if callable(p):
-        return Pass(getattr(p, "__name__", type(p).__name__), p)
+        return (Pass(getattr(p, "__name__", type(p).__name__), p),)
     raise PassError(f"{p!r} is no pass: give a Pass, a rule, a name, or a function of a graph")

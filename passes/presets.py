@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from jaxpress.capture import PassError
@@ -35,7 +35,7 @@ __all__ = [
     "fuse_activation",
     "inference",
     "inline",
-    "pass_by_name",
+    "passes_by_name",
     "pipeline_of",
     "raise_clips",
     "raise_ops",
@@ -116,23 +116,28 @@ _PASSES = {
 _PRESETS = {p.name: p for p in (cleanup, default, inference)}
 
 
-def pass_by_name(name: str) -> Pass:
-    """The pass that is called so.
+def passes_by_name(name: str) -> tuple[Pass, ...]:
+    """The pass, or the passes of the preset, of this name.
 
     Raises:
       PassError: there is none; the message lists them.
     """
-    if name not in _PASSES:
-        raise PassError(f"no pass is called {name!r}; there are {sorted(_PASSES)}")
-    return _PASSES[name]
+    if name in _PRESETS:
+        return _PRESETS[name].passes
+    if name in _PASSES:
+        return (_PASSES[name],)
+    raise PassError(
+        f"no preset or pass is called {name!r}; presets are {sorted(_PRESETS)}, passes "
+        f"{sorted(_PASSES)}"
+    )
 
 
 def pipeline_of(passes: Any) -> Pipeline:
     """What ``optimize(passes=...)`` takes, as a pipeline.
 
     Args:
-      passes: ``None`` for ``default``, a preset's name, a pipeline, or a list of passes, rules,
-        names and functions.
+      passes: ``None`` for ``default``, a preset's name, a pipeline, a rule or function, or a list
+        of passes, rules, names and functions.
 
     Raises:
       PassError: something in it is unknown.
@@ -142,14 +147,7 @@ def pipeline_of(passes: Any) -> Pipeline:
     if isinstance(passes, Pipeline):
         return passes
     if isinstance(passes, str):
-        if passes in _PRESETS:
-            return _PRESETS[passes]
-        if passes in _PASSES:
-            return Pipeline((_PASSES[passes],), passes)
-        raise PassError(
-            f"no preset or pass is called {passes!r}; presets are {sorted(_PRESETS)}, passes "
-            f"{sorted(_PASSES)}"
-        )
-    if callable(passes):
+        return Pipeline(passes_by_name(passes), passes)
+    if isinstance(passes, RuleSet) or not isinstance(passes, Iterable):
         return Pipeline((passes,))
     return Pipeline(passes)

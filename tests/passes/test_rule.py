@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from helpers import array, assert_refuses, rewritten
-from jaxpress.capture import GraphError, PassError, trace
+from jaxpress.capture import PassError, trace
 from jaxpress.passes import Rule, RuleSet, any_value, op, rewrite, scalar
 from jaxpress.testing import assert_rewrites, check_rule
 
@@ -111,8 +111,15 @@ def test_replacements_keep_weak_types_and_dtypes(dtype) -> None:
 
 def test_a_replacement_of_another_type_is_refused_loudly() -> None:
     rule = Rule("narrow", op("sin", any_value("x")), lambda x: jnp.sum(x))
-    with pytest.raises(GraphError, match=r"sin.*test_rule.py"):
+    with pytest.raises(PassError, match=r"'narrow'.*sin.*test_rule.py.*keep shapes and dtypes"):
         rewrite(trace(lambda x: jnp.sin(x))(X), rule)
+
+
+def test_a_replacement_that_raises_is_named_with_the_line() -> None:
+    rule = Rule("typo", op("sin", any_value("x")), lambda x: x.nonesuch)
+    with pytest.raises(PassError, match=r"'typo'.*sin.*test_rule.py.*nonesuch") as error:
+        rewrite(trace(lambda x: jnp.sin(x))(X), rule)
+    assert isinstance(error.value.__cause__, AttributeError)
 
 
 def test_an_inner_value_with_another_user_is_not_swallowed() -> None:
