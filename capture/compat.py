@@ -53,6 +53,7 @@ __all__ = [
     "custom_jvp_rule",
     "enable_x64",
     "is_body",
+    "is_of_an_operand",
     "jit_is_plain",
     "outside_trace",
     "provenance",
@@ -138,7 +139,7 @@ def replace_body(name: str, old: Any, new_closed: Any) -> Any:
     """
     old_jaxpr = closed_parts(old)[0]
     # The branches of a cond all declare the effects of every one of them.
-    declared = [e for e in old_jaxpr.effects if not _is_of_an_operand(e)]
+    declared = [e for e in old_jaxpr.effects if not is_of_an_operand(e)]
     new_closed = _with_debug_info(new_closed, old_jaxpr.debug_info, declared)
     jaxpr, consts = closed_parts(new_closed)
     if _JAXPR_CLASSES_ARE_ONE:
@@ -148,7 +149,7 @@ def replace_body(name: str, old: Any, new_closed: Any) -> Any:
     return None if consts else jaxpr
 
 
-def _is_of_an_operand(effect: Any) -> bool:
+def is_of_an_operand(effect: Any) -> bool:
     """Whether an effect is a read or write of a reference, named by its variable or place."""
     return hasattr(effect, "input") or hasattr(effect, "input_index")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import networkx
 
     from jaxpress.capture.cost import GraphCost
-    from jaxpress.capture.edit import Editor
+    from jaxpress.capture.nested import NestedEditor
     from jaxpress.capture.signature import Signature
 
 __all__ = ["Graph", "Literal", "Node", "Value", "short_aval", "short_dtype"]
@@ -394,21 +394,23 @@ class Graph:
 
         return graph_cost(self)
 
-    def edit(self) -> Editor:
-        """A context manager for changes by hand; see ``jaxpress.capture.edit.Editor``.
+    def edit(self) -> NestedEditor:
+        """A context manager for changes by hand, at any depth.
+
+        See ``jaxpress.capture.edit.Editor`` for what it can do, and ``NestedEditor`` for bodies.
 
         >>> import jax.numpy as jnp
         >>> from jaxpress.capture import trace
         >>> graph = trace(lambda x: jnp.sin(x) * 2)(1.0)
         >>> with graph.edit() as editor:
         ...     for node in graph.find("sin"):
-        ...         editor.replace(node, jnp.cos)
+        ...         _ = editor.replace(node, jnp.cos)
         >>> float(editor.graph(0.0))
         2.0
         """
-        from jaxpress.capture.edit import Editor
+        from jaxpress.capture.nested import NestedEditor
 
-        return Editor(self)
+        return NestedEditor(self)
 
     def validate(self) -> Graph:
         """Check the structure and return the graph itself.
