@@ -78,6 +78,9 @@ def _says_nothing(node: Node, key: str, value: Any) -> bool:
             return True
         if key in _ZEROS and all(x == 0 for x in flat):
             return True
+    if key == "dimension_numbers" and isinstance(value, tuple) and isinstance(value[0], str):
+        spatial = value[0][1:-1]
+        return value == (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     if key in _USUAL and (value in _USUAL[key] or str(value) in _USUAL[key]):
         return True
     if key.endswith(_ONES) and isinstance(value, int):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jax import lax
 from programs import PROGRAMS, f32
 
+from jaxpress import nnops
 from jaxpress.capture import trace
 from jaxpress.capture.params import one_line, param_texts, short
 
@@ -57,6 +58,17 @@ def test_what_nobody_asked_for_is_left_out() -> None:
     assert texts(lambda x: lax.pad(x, 0.0, [(0, 0, 0)]), f32(3)) == {}
     assert texts(lambda x: lax.reshape(x, (3, 1)), f32(3)) == {}
     assert texts(lambda x: lax.reshape(x, (3, 1), (1, 0)), f32(1, 3)) == {"dimensions": "(1, 0)"}
+
+
+def test_a_named_op_shows_a_layout_that_is_not_the_usual_one() -> None:
+    x, w = f32(1, 8, 8, 2), f32(3, 3, 2, 4)
+    assert texts(lambda x, w: nnops.conv(x, w, padding="VALID"), x, w) == {}
+    first = ("NCHW", "HWIO", "NCHW")
+    found = texts(lambda x, w: nnops.conv(x, w, dimension_numbers=first), f32(1, 2, 8, 8), w)
+    assert found == {
+        "dimension_numbers": "(NCHW, HWIO, NCHW)",
+        "padding": "((1, 1), (1, 1))",
+    }
 
 
 @pytest.mark.parametrize(
