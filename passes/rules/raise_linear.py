@@ -59,10 +59,17 @@ RAISE_CONV = Rule(
 
 
 class _DensePattern:
-    """A ``dot_general`` of any array with a matrix of weights, on either side of it."""
+    """A ``dot_general`` of any array with a matrix of weights, on either side of it.
+
+    Args:
+      turned: the matrix is (out, in), or stands in front; the result is the same but for rounding.
+    """
 
     names = frozenset({"dot_general"})
     size = 1
+
+    def __init__(self, turned: bool):
+        self.turned = turned
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
@@ -98,6 +105,9 @@ class _DensePattern:
                 left_axes[0],
             )
         )
+        if self.turned != (w_axis == 1 or not right_ok):
+            state.fail(f"the weights are{'' if self.turned else ' not'} turned (in, out)", node)
+            return None
         info = {"x_axis": int(x_axis), "w_axis": int(w_axis), "weights_first": not right_ok}
         return Match(view, node, {"x": x, "w": w}, info=info)
 
@@ -122,7 +132,13 @@ def _raise_dense(x: Any, w: Any, *, match: Match) -> Any:
     return jnp.moveaxis(y, -1, 0) if info["weights_first"] else y
 
 
-# dot_general(x, w) -> dense(x, w);  dot_general(w, x) -> transpose(dense(x, transpose(w)))
-RAISE_DENSE = Rule("raise_dense", _DensePattern(), _raise_dense)
+# dot_general(x, w) -> dense(x, w)
+RAISE_DENSE = Rule("raise_dense", _DensePattern(turned=False), _raise_dense)
 
-LINEAR_RULES = RuleSet((RAISE_CONV, RAISE_DENSE))
+# dot_general(x, w, (1, 1)) -> dense(x, transpose(w))
+# dot_general(w, x) -> transpose(dense(x, transpose(w)))
+RAISE_TURNED_DENSE = Rule(
+    "raise_turned_dense", _DensePattern(turned=True), _raise_dense, numerics="reassociates"
+)
+
+LINEAR_RULES = RuleSet((RAISE_CONV, RAISE_DENSE, RAISE_TURNED_DENSE))
