@@ -22,8 +22,19 @@ from jaxpress.capture.graph import Graph, Literal, Node, Value
 
 __all__ = ["evaluate_in_float64"]
 
-# These look at the bits of a number, or are about one precision: they run as they were traced.
-_OF_ONE_PRECISION = frozenset({"bitcast_convert_type", "nextafter", "reduce_precision"})
+# These look at the bits of a number, are about one precision, or leave JAX for something that
+# takes the types it was promised: they run as they were traced.
+_OF_ONE_PRECISION = frozenset(
+    {
+        "bitcast_convert_type",
+        "call_exported",
+        "ffi_call",
+        "io_callback",
+        "nextafter",
+        "pure_callback",
+        "reduce_precision",
+    }
+)
 
 
 def evaluate_in_float64(graph: Graph, flat: Sequence[Any]) -> list[np.ndarray]:
@@ -90,6 +101,8 @@ def _run_node(node: Node, ins: list[Any]) -> list[Any]:
         return special(node, ins)
     if node.subgraphs and node.op in _CALLS:
         return _run_body(_forward_body(node), ins)
+    if _keeps_precision(node):
+        return ins
     if node.op in _OF_ONE_PRECISION or node.subgraphs:
         return _as_traced(node, ins)
     params = {k: _wide_type(v) if isinstance(v, np.dtype) else v for k, v in node.params.items()}
@@ -112,6 +125,15 @@ def _forward_body(node: Node) -> Graph:
         if where in ("call_jaxpr", "jaxpr", "fun_jaxpr"):
             return graph_of_jaxpr(body, where)
     return node.subgraphs[0]
+
+
+def _keeps_precision(node: Node) -> bool:
+    """Whether a node rounds to the type that it has anyway, as JAX marks rematerialised values."""
+    if node.op != "reduce_precision":
+        return False
+    info = jnp.finfo(node.output.dtype)
+    bits = node.params["exponent_bits"], node.params["mantissa_bits"]
+    return bits == (info.nexp, info.nmant)
 
 
 def _as_traced(node: Node, ins: list[Any]) -> list[Any]:

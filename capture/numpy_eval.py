@@ -82,9 +82,11 @@ def _is_plain(node: Node) -> bool:
         return False  # random keys and the like
     if node.op in _FLOAT_OPS:
         return all(_is_float(t) for t in types)
-    if node.op not in _ANY_OPS or (len(node.inputs) > 1 and node.op == "reshape"):
+    if node.op not in _ANY_OPS:
         return False
     match node.op:
+        case "reshape":  # its dimensions may be symbolic, or put in another order first
+            return len(node.inputs) == 1 and node.params["dimensions"] is None
         case "convert_element_type":
             # NumPy and XLA differ in what becomes of a float that no integer can hold.
             return _is_float(types[1]) or types[0].kind in "biu"

@@ -1,0 +1,142 @@
+"""Small graphs run by NumPy give what XLA gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from programs import f32
+
+from jaxpress.capture import trace
+from jaxpress.capture.numpy_eval import _ANY_OPS, _FLOAT_OPS, evaluate_with_numpy, numpy_can_run
+from jaxpress.capture.template import inline_calls
+
+SPECIAL = [0.0, -0.0, 1.0, -2.5, 1e-42, 3e38, np.inf, -np.inf, np.nan, 0.1]
+
+UNARY: dict[str, Any] = {
+    "neg": lax.neg,
+    "abs": lax.abs,
+    "sqrt": lax.sqrt,
+    "rsqrt": lax.rsqrt,
+    "square": lax.square,
+    "exp": lax.exp,
+    "copy": lambda x: lax.copy_p.bind(x),
+    "integer_pow": lambda x: lax.integer_pow(x, 3),
+    "integer_pow below zero": lambda x: lax.integer_pow(x, -2),
+    "reshape": lambda x: lax.reshape(x, (5, 2)),
+    "expand_dims": lambda x: lax.expand_dims(x, (0,)),
+    "squeeze": lambda x: lax.squeeze(lax.broadcast_in_dim(x, (1, 10, 3), (1,)), (0,)),
+    "broadcast_in_dim": lambda x: lax.broadcast_in_dim(x, (2, 10, 3), (1,)),
+    "transpose": lambda x: lax.transpose(lax.reshape(x, (5, 2)), (1, 0)),
+    "convert_element_type": lambda x: lax.convert_element_type(x, jnp.bfloat16),
+}
+BINARY: dict[str, Any] = {
+    name: getattr(lax, name)
+    for name in ("add", "sub", "mul", "div", "max", "min", "eq", "ne", "lt", "le", "gt", "ge")
+}
+BINARY["pow"] = lax.pow
+BINARY["select_n"] = lambda a, b: lax.select_n(a > b, a, b)
+
+
+# XLA on the CPU flushes numbers below 1.2e-38 to zero in some of its functions; for weights these
+# are nothing.
+def usual(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 1e-37, np.copysign(0.0, x), x)
+
+
+def check(fn: Any, *args: Any, rtol: float = 0.0) -> None:
+    graph = inline_calls(trace(fn)(*args))
+    assert numpy_can_run(graph), graph
+    constants = list(graph.constant_values.values())
+    for got, want in zip(
+        evaluate_with_numpy(graph, list(args), constants),
+        jax.tree.leaves(jax.jit(fn)(*args)),
+        strict=True,
+    ):
+        assert isinstance(got, jax.Array) and got.dtype == want.dtype and got.shape == want.shape
+        wide = [np.asarray(x).astype(np.float64) for x in (got, want)]
+        wide = [usual(x) for x in wide]
+        finite = np.abs(wide[1][np.isfinite(wide[1])])
+        # What cancels is wrong by the rounding of what it was made of; XLA fuses a product and a
+        # sum into one rounding.
+        atol = rtol * min(1.0, finite.max(initial=0.0))
+        np.testing.assert_allclose(*wide, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_of_one_array(name: str, dtype: Any) -> None:
+    x = usual(np.array(SPECIAL)).astype(dtype)
+    eps = float(jnp.finfo(dtype).eps)
+    exact = {"neg", "abs", "copy", "square", "convert_element_type"} | {
+        k for k in UNARY if not k.startswith(("sqrt", "rsqrt", "exp", "integer_pow"))
+    }
+    check(UNARY[name], x, rtol=0 if name in exact and dtype is np.float32 else 4 * eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", BINARY)
+def test_functions_of_two_arrays(name: str, dtype: Any) -> None:
+    x, y = (usual(v).astype(dtype) for v in np.meshgrid(SPECIAL, SPECIAL))
+    rough = 4 * float(jnp.finfo(dtype).eps)
+    check(
+        BINARY[name], x, y, rtol=rough if name in ("pow", "div") or dtype is not np.float32 else 0
+    )
+
+
+def test_every_operation_is_tested() -> None:
+    known = {name.partition(" ")[0] for name in (*UNARY, *BINARY)}
+    assert set(_FLOAT_OPS) | set(_ANY_OPS) == known | {"add_any"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(["add", "mul", "sub", "max", "neg", "square", "abs"]), max_size=8))
+def test_any_chain(ops: list[str]) -> None:
+    def fn(x, y):
+        for op in ops:
+            x = BINARY[op](x, y) if op in BINARY else UNARY[op](x)
+        return x * 0.5, y
+
+    check(fn, f32(3, 4), f32(3, 4), rtol=1e-6)
+
+
+def test_folding_a_batch_norm() -> None:
+    def fold(w, scale, bias, mean, var):
+        s = scale * lax.rsqrt(var + 1e-3)
+        return w * s, bias - mean * s
+
+    args = (f32(3, 3, 4, 8), f32(8), f32(8), f32(8), jnp.abs(f32(8)))
+    check(fold, *args, rtol=1e-6)
+
+
+def test_constants_literals_and_inputs_may_be_results() -> None:
+    w = f32(3)
+    graph = trace(lambda x: (w, x, 2.0, x + w))(f32(3))
+    out = evaluate_with_numpy(graph, [f32(3)], [w])
+    np.testing.assert_array_equal(out[0], w)
+    np.testing.assert_array_equal(out[3], w + w)
+    assert float(out[2]) == 2.0 and out[2].dtype == jnp.float32
+
+
+REFUSED = {
+    "another operation": lambda x: jnp.sin(x),
+    "an order of dimensions": lambda x: lax.reshape(x, (4, 3), (1, 0)),
+    "integers, whose division rounds towards zero": lambda x: lax.div(x.astype(int), 2),
+    "a float that no integer can hold": lambda x: x.astype(jnp.int8),
+    "many cases": lambda x: lax.select_n(jnp.int32(1), x, x, x),
+    "random bits": lambda x: x + jax.random.normal(jax.random.key(0), x.shape),
+    "an effect": lambda x: (jax.debug.print("{}", x), x)[1],
+    "a body": lambda x: lax.fori_loop(0, 2, lambda i, y: y * 2, x),
+    "several results": lambda x: lax.top_k(x, 2)[0],
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_numpy_does_otherwise_is_refused(what: str) -> None:
+    assert not numpy_can_run(inline_calls(trace(REFUSED[what])(f32(3, 4))))
