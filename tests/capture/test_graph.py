@@ -12,7 +12,6 @@ from jaxprs import rebuild
 from programs import PROGRAMS, f32, fn_of_depth
 
 from jaxpress.capture import Graph, Literal, Node, Value, graph_of_jaxpr, trace
-from jaxpress.capture.avals import short_aval, short_dtype
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -170,25 +169,3 @@ def test_repr_is_short() -> None:
         "<Graph <lambda>(xs[0]:i32[], xs[1]:i32[], xs[2]:i32[], xs[3]:i32[], ...): 9 nodes>"
     )
     assert len(graph) == 9
-
-
-@pytest.mark.parametrize(
-    ("dtype", "text"),
-    [
-        (jnp.float32, "f32"),
-        (jnp.bfloat16, "bf16"),
-        (jnp.int4, "i4"),
-        (jnp.uint8, "u8"),
-        (jnp.complex64, "c64"),
-        (jnp.bool_, "bool"),
-        (jnp.float8_e4m3fn, "float8_e4m3fn"),
-    ],
-)
-def test_short_dtypes(dtype: object, text: str) -> None:
-    assert short_dtype(jnp.dtype(dtype)) == text
-
-
-def test_short_types() -> None:
-    assert short_aval(jax.typeof(jax.random.key(0))) == "key<fry>[]"
-    assert short_aval(jax.typeof(jax.new_ref(f32(2)))) == "Ref{f32[2]}"
-    assert "token" in short_aval(jax.typeof(lax.create_token())).lower()
