@@ -30,9 +30,11 @@ _MAX_PARAMETER_NODES = 32
 _CHANNELWISE = _AFFINE | {
     "broadcast_in_dim",
     "convert_element_type",
+    "eq",
     "expand_dims",
     "integer_pow",
     "max",
+    "ne",
     "pow",
     "reshape",
     "rsqrt",
@@ -177,7 +179,7 @@ def _may_be_parameter(view: View, v: Value) -> bool:
         node = view.producer(value)
         if node is None:
             # An input: a vector for all samples, not a batch of them.
-            if sum(d != 1 for d in value.shape) > 1 or len(seen) == 1:
+            if sum(d != 1 for d in value.shape) > 1:
                 return False
             continue
         if len(seen) > _MAX_PARAMETER_NODES or node.op not in _CHANNELWISE:

@@ -1,0 +1,146 @@
+"""Whole models that libraries ship, or that people write with them, through ``optimize``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+import jaxpress as jp
+from jaxpress.capture import Graph, Node
+from jaxpress.passes.view import channel_base
+from jaxpress.testing import assert_equivalent
+
+# Large enough that no layer sees an empty array, small enough to be quick.
+CNNS = {
+    "keras_mobilenet_v2": 64,
+    "keras_resnet50": 64,
+    "keras_efficientnet_b0": 64,
+    "haiku_resnet18": 64,
+    "haiku_mobilenet_v1": 64,
+    "linen_cnn": 32,
+    "nnx_cnn": 32,
+    "equinox_cnn": 32,
+}
+OTHERS = {
+    **{f"{f}_mlp": None for f in ("jax", "keras", "haiku", "linen", "nnx", "equinox")},
+    **{f"{f}_transformer": None for f in ("jax", "keras", "haiku", "linen", "nnx", "equinox")},
+}
+FUSABLE = {"relu", "relu6", "silu", "sigmoid", "gelu", "custom_jvp_call", "logistic", "tanh"}
+
+
+@pytest.fixture(scope="module", params=[*CNNS, *OTHERS])
+def model(request: pytest.FixtureRequest) -> Any:
+    if not zoo.available(request.param):
+        pytest.skip(f"{request.param}: its library is not installed")
+    return zoo.build(request.param, size=CNNS.get(request.param))
+
+
+@pytest.fixture(scope="module")
+def fast(model: Any) -> Any:
+    return jp.optimize(model.fn)
+
+
+def behind_linear(graph: Graph, node: Node) -> bool:
+    """Whether a node works on a conv's or dense's result that is used for it alone."""
+    return any(
+        (maker := graph.producer(v)) is not None
+        and maker.op in ("conv", "dense")
+        and graph.users(v) == (node,)
+        and v not in graph.outputs
+        for v in node.inputs
+    )
+
+
+def left_behind(graph: Graph) -> list[Node]:
+    """Per-channel arithmetic and activations that should have moved into a conv or dense."""
+    left = []
+    for node in graph.nodes:
+        if not behind_linear(graph, node):
+            continue
+        if node.op in FUSABLE:
+            left.append(node)
+        if node.op in ("add", "sub", "mul", "div"):
+            parameters = [
+                v
+                for v in node.inputs
+                if v in (*graph.constants, *graph.prepared) and channel_base(View(graph), v)
+            ]
+            left.extend([node] if parameters else [])
+    return left
+
+
+class View:
+    """What ``channel_base`` asks of a graph that nobody is changing."""
+
+    def __init__(self, graph: Graph):
+        self.producer = graph.producer
+
+    def inputs(self, node: Node) -> tuple[Any, ...]:
+        return node.inputs
+
+
+def test_layers_are_named_and_folded(model: Any, fast: Any) -> None:
+    graph = fast.graph(*model.args)
+    count = graph.count()
+    assert count["conv"] == model.n_conv
+    assert not count["batch_norm"] and not count["conv_general_dilated"]
+    if model.n_conv:
+        assert count["dense"] == model.n_dense
+    assert not left_behind(graph), f"{left_behind(graph)} in\n{graph}"
+    report = fast.report(*model.args)
+    assert sum(step.matches().get("fold_batch_norm", 0) for step in report.steps) == (
+        model.n_batch_norm
+    )
+
+
+def test_values_against_float64(model: Any, fast: Any) -> None:
+    result = jp.verify(model.fn, fast)(*model.args)
+    assert result.reference == "float64"
+    assert result.error <= max(2e-5, 3 * result.original_error)
+
+
+def test_transformations_agree(model: Any, fast: Any) -> None:
+    (x,) = model.args
+    expected = np.asarray(fast(x))
+    np.testing.assert_allclose(jax.jit(fast)(x), expected, rtol=1e-3, atol=1e-4)
+    pair = jnp.stack([x, x * 0.5])
+    mapped, direct = jax.jit(jax.vmap(fast))(pair), jax.jit(jax.vmap(model.fn))(pair)
+    np.testing.assert_allclose(mapped, direct, rtol=1e-3, atol=1e-4)
+
+
+def test_a_second_run_changes_nothing(model: Any, fast: Any) -> None:
+    graph = fast.graph(*model.args)
+    again, report = jp.passes.default.run(graph, check=True)
+    assert not report.rewrites
+    assert again.count() == graph.count()
+
+
+@pytest.mark.parametrize("name", ["linen_cnn", "keras_mlp", "equinox_mlp", "keras_transformer"])
+def test_gradients(name: str) -> None:
+    """Of models whose activations are smooth, or few: a relu at its kink takes either side."""
+    model = zoo.build(name, size=CNNS.get(name))
+    assert_equivalent(model.fn, jp.optimize(model.fn), *model.args, vmap=False)
+
+
+@pytest.mark.parametrize("name", ["keras_mobilenet_v2", "haiku_resnet18", "linen_cnn", "nnx_cnn"])
+def test_weights_as_an_argument(name: str) -> None:
+    model = zoo.build(name, size=CNNS[name])
+    fast = jp.optimize(model.param_fn, weight_argnums=0)
+    graph = fast.graph(model.weights, *model.args)
+    assert graph.count()["conv"] == model.n_conv and not graph.find("batch_norm")
+    jp.verify(model.param_fn, fast)(model.weights, *model.args)
+
+
+@pytest.mark.parametrize("name", ["haiku_resnet18", "linen_cnn", "equinox_cnn"])
+def test_weights_as_data(name: str) -> None:
+    """Nothing is known before the data: ops get their names, and nothing is folded."""
+    model = zoo.build(name, size=CNNS[name])
+    fast = jp.optimize(model.param_fn)
+    count = fast.graph(model.weights, *model.args).count()
+    assert count["conv"] == model.n_conv and count["batch_norm"] == model.n_batch_norm
+    jp.verify(model.param_fn, fast)(model.weights, *model.args)
