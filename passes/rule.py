@@ -207,19 +207,18 @@ class Rule:
 
     def _static_key(self, match: Match, literals: dict[str, Any]) -> Any:
         """What the replacement may read besides its operands' avals."""
-        scalars = tuple(
-            (k, type(v).__name__, str(getattr(v, "dtype", "")), repr(v))
-            for k, v in literals.items()
-            if k != "match"
-        )
+        scalars = tuple((k, _exactly(v)) for k, v in literals.items() if k != "match")
         if not self._wants_match:
             return scalars
-        nodes = tuple(
-            (name, node.op, _hashable(node.params), tuple(v.aval for v in node.outputs))
-            for name, node in match.nodes.items()
+        values = tuple(
+            (name, v.aval, _exactly(v.val) if isinstance(v, Literal) else None)
+            for name, v in match.values.items()
         )
-        root = (match.root.op, _hashable(match.root.params))
-        return scalars, root, nodes, tuple(sorted(match.info.items()))
+        nodes = tuple(
+            (name, node.op, _hashable(node.params), _avals(node.inputs), _avals(node.outputs))
+            for name, node in (("", match.root), *match.nodes.items())
+        )
+        return scalars, values, nodes, tuple(sorted(match.info.items()))
 
     def why_not(self, graph: Graph, node: Node) -> WhyNot:
         """The nearest miss at ``node``: which condition failed, and where."""
@@ -305,6 +304,15 @@ def _inner_values_are_private(match: Match, state: State) -> bool:
                 state.fail(lambda v=v, who=who: f"{v!r} is used by {who} as well", node)
                 return False
     return True
+
+
+def _exactly(scalar: Any) -> tuple[str, str, str]:
+    """A scalar with its type, since 1, 1.0 and True are equal."""
+    return type(scalar).__name__, str(getattr(scalar, "dtype", "")), repr(scalar)
+
+
+def _avals(values: Iterable[Value]) -> tuple[Any, ...]:
+    return tuple(v.aval for v in values)
 
 
 def _hashable(params: dict[str, Any]) -> Any:
