@@ -43,7 +43,7 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
 
     def spell(v: Value) -> str:
         if isinstance(v, Literal):
-            return f"{np.asarray(v.val).item():.17g}"
+            return _number(v.val)
         return spread.get(v) or f"%{numbers[v]}"
 
     lines = []
@@ -68,6 +68,12 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
         lines.append(f"{outs} = {node.op}[{_params(node, base, active)}]({operands})")
     lines.append("return " + ", ".join(map(spell, graph.outputs)))
     return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    """A scalar in full, without its dtype; a float0, the tangent of an integer, has no format."""
+    array = np.asarray(value)
+    return f"{array.item():.17g}" if array.dtype.names is None else str(array.dtype)
 
 
 def _kind(v: Value, base: Any) -> str:
