@@ -52,6 +52,7 @@ __all__ = [
     "custom_jvp_identity",
     "custom_jvp_rule",
     "enable_x64",
+    "in_shard_map",
     "is_body",
     "is_of_an_operand",
     "jit_is_plain",
@@ -297,24 +298,41 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
     (``nondiff_argnums``) has none. The last entry holds the axes of each ``vmap`` around. Where
     JAX's closures look otherwise than expected, ``None`` costs time and nothing else.
     """
+    axes: tuple[Any, ...] = ()
     try:
-        memoized = params["jvp_jaxpr_fun"].f
-        cells = dict(zip(memoized.__code__.co_freevars, memoized.__closure__, strict=True))
-        thunk = cells["fn"].cell_contents
-        cells = dict(zip(thunk.__code__.co_freevars, thunk.__closure__, strict=True))
-        rule = cells["jvp"].cell_contents
+        fun = params["jvp_jaxpr_fun"]
+        while True:
+            rule = _cells(_cells(fun.f)["fn"])["jvp"]
+            if rule.f.__qualname__ != "lift_jvp.<locals>.jvp":
+                break
+            # An equation that was bound again, as when a graph is run: the rule is further in.
+            if _cells(rule.f)["num_consts"]:
+                return None
+            axes = (*_mapped_axes(rule.transforms), *axes)
+            fun = _cells(rule.f)["jvp_jaxpr_fun"]
         # The last step flattens arguments and results, and knows their pytree; those before it
         # are vmaps, each with the axes that it maps.
         *maps, (_, details) = rule.transforms
         trees = tuple(x for x in details if isinstance(x, jax.tree_util.PyTreeDef))
-        axes = []
-        for step, (_, _, in_dims) in maps:
-            if step.__name__ != "batch_custom_jvp_subtrace":
-                return None
-            axes.append(tuple(in_dims))
-        return rule.f, trees, tuple(axes)
+        return rule.f, trees, (*_mapped_axes(maps), *axes)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def _cells(fn: Any) -> dict[str, Any]:
+    """What a Python function closes over, by name."""
+    values = (cell.cell_contents for cell in fn.__closure__)
+    return dict(zip(fn.__code__.co_freevars, values, strict=True))
+
+
+def _mapped_axes(steps: Sequence[Any]) -> tuple[Any, ...]:
+    """The axes of each ``vmap``; ValueError for a step that is none."""
+    axes = []
+    for step, (_, _, in_dims) in steps:
+        if step.__name__ != "batch_custom_jvp_subtrace":
+            raise ValueError(step)
+        axes.append(tuple(in_dims))
+    return tuple(axes)
 
 
 def with_weak_type(x: Any, aval: Any) -> Any:
@@ -361,6 +379,12 @@ def trace_primitive(primitive: Any, avals: Sequence[Any], params: dict[str, Any]
 def under_trace() -> bool:
     """Whether JAX is tracing right now (inside ``jit``, ``grad``, ``vmap``, ...)."""
     return not _core.trace_state_clean()
+
+
+def in_shard_map(ctx: Any) -> bool:
+    """Whether an equation was traced inside ``shard_map``, and may speak of its mesh's axes."""
+    mesh = ctx.cur_abstract_mesh
+    return not mesh.empty and bool(mesh.manual_axes)
 
 
 def under_jit() -> bool:
