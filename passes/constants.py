@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from jaxpress.capture import Graph, Literal, Node, Value
+from jaxpress.capture import Graph, Literal, Node, Value, compat
 
 __all__ = ["fold_constants"]
 
@@ -29,7 +29,8 @@ def fold_constants(graph: Graph, max_growth: int = MAX_GROWTH_BYTES) -> Graph:
     known: set[Value] = {*graph.constants, *graph.weight_inputs, *graph.prepared}
     movable: set[Node] = set()
     for node in graph.nodes:
-        if node.effects:
+        # What is traced inside shard_map cannot run outside it.
+        if node.effects or compat.in_shard_map(node.ctx):
             continue
         if all(v in known or isinstance(v, Literal) for v in node.inputs):
             known.update(node.outputs)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
 
 import jaxpress as jp
+import zoo
 from jaxpress.capture import Graph, Node
 from jaxpress.passes.view import channel_base
 from jaxpress.testing import assert_equivalent
