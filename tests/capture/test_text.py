@@ -161,11 +161,14 @@ def test_bodies_share_what_is_left() -> None:
     assert len(str(relus).splitlines()) < 60
 
 
-def test_printing_a_large_graph_takes_no_time() -> None:
+def test_printing_a_large_graph_builds_no_more_than_it_shows() -> None:
     graph = chain(100_000)
     start = time.perf_counter()
     text = str(graph)
-    assert time.perf_counter() - start < 0.2
+    short = time.perf_counter() - start
+    start = time.perf_counter()
+    assert len(graph.text().splitlines()) == 100_002
+    assert short < (time.perf_counter() - start) / 20
     assert len(text.splitlines()) < 60
     assert "... 99952 more nodes ..." in text
 
