@@ -21,9 +21,11 @@ from jaxpress.capture import Literal, Node, Value, compat, graph_of_jaxpr
 from jaxpress.capture.edit import Editor
 from jaxpress.capture.template import inline_calls
 from jaxpress.nnops import activation_entries
+from jaxpress.passes.engine import rewrite
 from jaxpress.passes.pattern import AnyValue, Op, Pattern, Scalar, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.canonical import custom_jvp_signature
+from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["activation_rules", "clip_rules", "pattern_of"]
@@ -39,12 +41,12 @@ _PROBE = 0.3719582
 # Operations without which an activation cannot be there: its pattern is not even made for a graph
 # that lacks one, since tracing all of them takes longer than rewriting a model.
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "celu": ("expm1",),
+    "celu": ("expm1", "max"),
     "elu": ("expm1",),
     "gelu": ("mul",),
     "hard_sigmoid": ("custom_jvp_call", "div"),
     "hard_silu": ("custom_jvp_call", "div", "mul"),
-    "hard_tanh": ("select_n",),
+    "hard_tanh": ("gt", "lt", "select_n"),
     "leaky_relu": ("select_n", "mul"),
     "log_sigmoid": ("custom_jvp_call", "neg"),
     "mish": ("custom_jvp_call", "tanh"),
@@ -55,8 +57,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "silu": ("logistic", "mul"),
     "soft_sign": ("abs", "div"),
     "softplus": ("custom_jvp_call",),
-    "sparse_plus": ("select_n",),
-    "sparse_sigmoid": ("select_n",),
+    "sparse_plus": ("ge", "le", "select_n"),
+    "sparse_sigmoid": ("max", "min", "mul"),
     "squareplus": ("sqrt",),
 }
 
@@ -83,14 +85,20 @@ def _rules_of(name: str) -> tuple[Rule, ...]:
     for fixed in _fixed_choices(entry.defaults):
         free = [k for k in entry.defaults if k not in fixed]
         pattern = _activation_pattern(entry.reference, fixed, free)
-        if pattern is None and free:
-            # A parameter that is computed with: the default value at least is known.
-            fixed, free = dict(entry.defaults), []
-            pattern = _activation_pattern(entry.reference, fixed, free)
         if pattern is not None:
-            replacement = _replacement(entry.op, fixed, free)
-            rules.append(Rule(f"raise_{name}", pattern, replacement, _guard))
+            rules.append(_rule(name, pattern, _replacement(entry.op, fixed, free)))
+        if free:
+            # A product with 1 is gone by the time that rules look; or a parameter is computed
+            # with, and its default at least is known.
+            fixed = {**entry.defaults, **fixed}
+            plain = _activation_pattern(entry.reference, fixed, [])
+            if plain is not None and (pattern is None or plain.size != pattern.size):
+                rules.append(_rule(name, plain, _replacement(entry.op, fixed, [])))
     return tuple(rules)
+
+
+def _rule(name: str, pattern: Op, replacement: Callable[..., Any]) -> Rule:
+    return Rule(f"raise_{name}", pattern, replacement, _guard)
 
 
 def _fixed_choices(defaults: Any) -> list[dict[str, Any]]:
@@ -160,6 +168,8 @@ def pattern_of(
     with compat.enable_x64(True):
         x = jax.ShapeDtypeStruct((2, 3), np.float64)
         graph = inline_calls(graph_of_jaxpr(jax.make_jaxpr(fn)(*[x] * len(names))))
+        # As the graphs are in which it is looked for.
+        graph = rewrite(graph, CLEANUP_RULES)
     view = Editor(graph)
     arguments = {v: AnyValue(name) for v, name in zip(graph.inputs, names, strict=True)}
     memo: dict[Value, Pattern] = {}
