@@ -85,25 +85,23 @@ def measure_warm(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_cold(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """First results of one model under each compiler, in processes that take turns."""
-    runs: dict[str, list[dict[str, float]]] = {"jit": [], "jaxpress": []}
-    order = list(runs)
+    seconds: dict[str, list[float]] = {"jit": [], "jaxpress": []}
+    order = list(seconds)
     for _ in range(options.cold_runs):
         for compiler in order:
-            runs[compiler].append(_cold_process(name, compiler, options))
+            seconds[compiler].append(_cold_process(name, compiler, options))
         order.reverse()
-    seconds = {key: [run["first"] for run in found] for key, found in runs.items()}
     pairs = zip(seconds["jaxpress"], seconds["jit"], strict=True)
     return {
         "model": name,
         "unit": "s",
-        "runs": runs,
+        "runs": seconds,
         "median": {key: statistics.median(times) for key, times in seconds.items()},
-        "import_jaxpress": statistics.median(run["import"] for run in runs["jaxpress"]),
         "ratio": statistics.median(ours / theirs for ours, theirs in pairs),
     }
 
 
-def _cold_process(name: str, compiler: str, options: argparse.Namespace) -> dict[str, float]:
+def _cold_process(name: str, compiler: str, options: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--models", name, "--cold-worker", compiler]
     command += ["--optimizer", options.optimizer]
     if options.size:
@@ -121,11 +119,10 @@ def cold_worker(name: str, options: argparse.Namespace) -> None:
 
     model = zoo.build(name, size=options.size)
     jax.block_until_ready(model.args)
-    start = time.perf_counter()
     compiler = jax.jit if options.cold_worker == "jit" else load_optimizer(options.optimizer)
-    imported = time.perf_counter()
+    start = time.perf_counter()
     jax.block_until_ready(compiler(model.fn)(*model.args))
-    print(json.dumps({"import": imported - start, "first": time.perf_counter() - imported}))
+    print(json.dumps(time.perf_counter() - start))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -179,13 +176,12 @@ def main() -> int:
                 record["model"],
                 *(f"{record['median'][key]:.2f}" for key in ("jit", "jaxpress")),
                 f"{record['ratio']:.2f}",
-                f"{record['import_jaxpress']:.2f}",
             ]
             for record in data["cold"]
         ]
         print_table(
             f"Cold: seconds to the first result, median of {options.cold_runs}",
-            ["", "jit", "jaxpress", "/ jit", "import jaxpress"],
+            ["", "jit", "jaxpress", "/ jit"],
             rows,
         )
     if options.json:
