@@ -279,7 +279,7 @@ def test_bad_targets(folder: Path, run: Run, command: str, target: str, said: st
     ("args", "said"),
     [
         (("--passes", "fastest"), "no preset or pass is called 'fastest'; presets are"),
-        (("--passes", "inline,fastest"), "no pass is called 'fastest'"),
+        (("--passes", "inline,fastest"), "no preset or pass is called 'fastest'"),
         (("--passes", ""), "no preset or pass is called ''"),
         (("--weights", "x"), "--weights is 'x'; give positions of arguments"),
         (("--weights", "4"), "weight_argnums has 4"),
