@@ -73,6 +73,10 @@ def _divides_by_count(match: Match) -> str | None:
         size = math.prod(window.params["window_dimensions"])
         got = match["size"].val  # type: ignore[attr-defined]
         return None if float(got) == size else f"it divides by {got}, not by {size}"
+    if math.prod(window.params["window_dimensions"]) > 2.0 ** (
+        jnp.finfo(match["x"].dtype).nmant + 1
+    ):
+        return f"{match['x'].dtype} cannot count so far"
     a, b = _windows(window), _windows(match.nodes["count"])
     skip = len(a["window_shape"]) - len(b["window_shape"])
     lead_is_plain = all(n == 1 for n in a["window_shape"][:skip] + a["strides"][:skip])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxpress import nnops
-from jaxpress.capture import Node
+from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.view import View, scalar_value
@@ -29,7 +29,8 @@ class _SoftmaxPattern:
             state.fail("the numerator is no exponential", node)
             return None
         summed = _reduced(view, total, "reduce_sum", state)
-        if summed is None or view.inputs(summed[0])[0] is not e:
+        source = None if summed is None else _summand(view, summed, node.output.dtype)
+        if summed is None or source is None or source[0] is not e:
             state.fail("the denominator is not the sum of the numerator", node)
             return None
         sub = view.producer(view.inputs(exp)[0])
@@ -47,8 +48,24 @@ class _SoftmaxPattern:
                 "sum and maximum are over different axes, or the maximum has a gradient", sub
             )
             return None
-        matched = (exp, sub, total_node, max_node, *down, *stopped)
+        matched = (exp, sub, total_node, max_node, *down, *source[1], *stopped)
         return Match(view, node, {"x": x}, matched=matched, info={"axis": axis - x.ndim})
+
+
+def _summand(view: View, summed: Any, dtype: Any) -> tuple[Value, list[Node]] | None:
+    """What is summed, in float32 where ``dtype`` is a narrower one, as ``jnp.sum`` does."""
+    total, _, passed = summed
+    source = view.inputs(total)[0]
+    narrowed = [n for n in passed if n.op == "convert_element_type"]
+    if dtype.itemsize >= 4:
+        return None if narrowed else (source, [])
+    widen = view.producer(source)
+    if widen is None or widen.op != "convert_element_type" or len(narrowed) != 1:
+        return None
+    wide, (narrow,) = np.dtype("float32"), narrowed
+    if source.dtype != wide or narrow.output.dtype != dtype:
+        return None
+    return view.inputs(widen)[0], [widen]
 
 
 def _reduced(view: View, value: Any, op: str, state: State) -> tuple[Node, int, list[Node]] | None:
@@ -65,7 +82,12 @@ def _reduced(view: View, value: Any, op: str, state: State) -> tuple[Node, int, 
             if len(rest) != 1 or not np.isneginf(low[0]):
                 return None
             value = rest[0]
-        elif node.op in ("stop_gradient", "broadcast_in_dim", "reshape", "expand_dims"):
+        elif (node.op == "convert_element_type" and op == "reduce_sum") or node.op in (
+            "stop_gradient",
+            "broadcast_in_dim",
+            "reshape",
+            "expand_dims",
+        ):
             value = inputs[0]
         else:
             return None
