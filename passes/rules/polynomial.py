@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jax import lax
 
 from jaxpress.capture import Literal, Value
@@ -207,7 +208,9 @@ def _deviation(view: View, value: Value) -> Deviation | None:
         number = scalar_value(view, eps)
         base = channel_base(view, var)
         if number is not None and base is not None and not isinstance(base[0], Literal):
-            return Deviation(base[0], float(number))
+            # 0.001 in float32 is meant to be 0.001; in less than float32 it is what it is.
+            epsilon = str(number) if eps.dtype == np.float32 else number
+            return Deviation(base[0], float(epsilon))
     return None
 
 
