@@ -16,11 +16,11 @@ from jax._src import config as _config
 from jax._src import core as _core
 from jax._src import shard_map as _shard_map
 from jax._src import source_info_util as _source_info_util
-from jax._src.interpreters import partial_eval as _pe
+from jax._src.interpreters import partial_eval as _partial_eval
 from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import (
-    ClosedJaxpr,
+    ClosedJaxpr,  # pyright: ignore[reportPrivateImportUsage]  # 0.12 has it, and its stubs do not
     DebugInfo,
     Jaxpr,
     JaxprEqn,
@@ -68,6 +68,8 @@ __all__ = [
     "with_constants",
     "with_weak_type",
 ]
+
+_pe: Any = _partial_eval  # of no type: each version has functions that the other lacks
 
 # A thing may have had several names; all of them are answered to.
 JIT_NAMES = frozenset({"jit", "pjit"})

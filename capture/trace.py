@@ -80,7 +80,7 @@ def trace(
         except _CONCRETE_VALUE_ERRORS as error:
             raise TraceError(_explain(name, error)) from error
         flat, in_tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
-        info = closed.jaxpr.debug_info
+        info: Any = closed.jaxpr.debug_info  # fields of several kinds, by JAX's version
         signature = Signature(
             function=name,
             in_tree=in_tree,
