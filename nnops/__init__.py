@@ -15,6 +15,18 @@ from jaxpress.nnops.conv import conv
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense
 from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.losses import (
+    binary_cross_entropy,
+    cosine_distance,
+    cosine_similarity,
+    ctc_loss,
+    huber,
+    kl_divergence,
+    mean_absolute_error,
+    mean_squared_error,
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+)
 from jaxpress.nnops.opdef import Kernel, OpDef, ops, registry
 from jaxpress.nnops.pooling import avg_pool, max_pool
 from jaxpress.nnops.rectifiers import (
@@ -54,8 +66,12 @@ __all__ = [
     "activation_names",
     "avg_pool",
     "batch_norm",
+    "binary_cross_entropy",
     "celu",
     "conv",
+    "cosine_distance",
+    "cosine_similarity",
+    "ctc_loss",
     "define",
     "dense",
     "elu",
@@ -65,10 +81,14 @@ __all__ = [
     "hard_silu",
     "hard_swish",
     "hard_tanh",
+    "huber",
+    "kl_divergence",
     "leaky_relu",
     "log_sigmoid",
     "log_softmax",
     "max_pool",
+    "mean_absolute_error",
+    "mean_squared_error",
     "mish",
     "ops",
     "registry",
@@ -76,9 +96,11 @@ __all__ = [
     "relu6",
     "selu",
     "sigmoid",
+    "sigmoid_binary_cross_entropy",
     "silu",
     "soft_sign",
     "softmax",
+    "softmax_cross_entropy",
     "softplus",
     "sparse_plus",
     "sparse_sigmoid",

@@ -1,0 +1,237 @@
+"""Cross entropies from logits: softmax over classes, and sigmoid for yes or no."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxpress.nnops.activation_spec import static_value
+from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
+from jaxpress.nnops.softmax import axes_from_end
+
+__all__ = ["binary_cross_entropy", "sigmoid_binary_cross_entropy", "softmax_cross_entropy"]
+
+OUT_OF_RANGE = ("nan", "ignore")
+
+
+def _without(shape: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
+    at = axis % len(shape)
+    return (*shape[:at], *shape[at + 1 :])
+
+
+def _softmax_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, ...]:
+    logits, labels, axis = given["logits"], given["labels"], params["axis"]
+    if not -logits.ndim <= axis < 0:
+        raise OpError("softmax_cross_entropy", f"axis {axis} does not exist", given, "name another")
+    each = _without(logits.shape, axis)
+    fits = labels.shape == (logits.shape if labels.ndim == logits.ndim else each)
+    if not fits:
+        raise OpError(
+            "softmax_cross_entropy",
+            f"labels have shape {labels.shape}, and logits {logits.shape} with classes along axis "
+            f"{axis}",
+            given,
+            f"give class indices of shape {each}, or distributions of shape {logits.shape}",
+        )
+    if labels.ndim < logits.ndim and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise OpTypeError(
+            "softmax_cross_entropy",
+            f"labels have the shape of class indices, and are {labels.dtype}",
+            given,
+            "give integers",
+        )
+    return each
+
+
+def _softmax_losses(
+    logits: Any, labels: Any, *, axis: int, label_smoothing: float, out_of_range: str
+) -> Any:
+    log_p = jax.nn.log_softmax(logits, axis)
+    classes = logits.shape[axis]
+    if labels.ndim == logits.ndim:
+        q = labels.astype(logits.dtype)
+        if label_smoothing:
+            q = (1 - label_smoothing) * q + label_smoothing / classes
+        # What cannot happen and has no probability costs nothing: 0 log 0 = 0.
+        return -(q * jnp.where((q == 0) & jnp.isneginf(log_p), 0, log_p)).sum(axis)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    # A comparison, not a gather: its gradient is no scatter, and classes may be sharded.
+    index = lax.expand_dims(
+        lax.iota(labels.dtype, classes), [i for i in range(logits.ndim) if i != axis % logits.ndim]
+    )
+    hit = jnp.expand_dims(labels, axis) == index
+    losses = -jnp.where(hit, log_p, 0).sum(axis)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(axis)
+    valid = (labels >= 0) & (labels < classes)
+    if out_of_range == "nan":
+        return jnp.where(valid, losses, jnp.nan)
+    return jnp.where(valid, losses, 0), valid
+
+
+def _smoothing(name: str, params: dict[str, Any]) -> dict[str, Any]:
+    smoothing = static_value(name, "label_smoothing", params["label_smoothing"], 0.0)
+    if not 0 <= smoothing <= 1:
+        raise OpError(name, f"label_smoothing is {smoothing}", mend="give a number from 0 to 1")
+    return {**params, "label_smoothing": smoothing}
+
+
+def _normalize_softmax(params: dict[str, Any]) -> dict[str, Any]:
+    if params["out_of_range"] not in OUT_OF_RANGE:
+        raise OpError(
+            "softmax_cross_entropy",
+            f"out_of_range is {params['out_of_range']!r}",
+            mend=f"give one of {OUT_OF_RANGE}",
+        )
+    return _smoothing("softmax_cross_entropy", params)
+
+
+_SOFTMAX = define_loss(
+    "softmax_cross_entropy",
+    _softmax_losses,
+    operands=("logits", "labels"),
+    floats=("logits",),
+    shape=_softmax_shape,
+    spread=lambda where, params: jnp.expand_dims(where, params["axis"]),
+    defaults={"axis": -1, "label_smoothing": 0.0, "out_of_range": "nan"},
+    normalize=_normalize_softmax,
+)
+
+
+def softmax_cross_entropy(
+    logits: Any,
+    labels: Any,
+    *,
+    axis: int = -1,
+    where: Any = None,
+    weights: Any = None,
+    label_smoothing: float = 0.0,
+    out_of_range: str = "nan",
+    reduction: str = "none",
+) -> jax.Array:
+    """Cross entropy of softmax.
+
+    ``-sum(q * log(softmax(logits)))`` over ``axis``, where q is 1 at the label and 0 elsewhere, or
+    the labels themselves if they are distributions; smoothed, ``(1 - s) * q + s / classes``.
+
+    Args:
+        logits: any shape with the classes along ``axis``.
+        labels: class indices, integers of logits' shape without ``axis``; or distributions, of
+            logits' shape. A class of probability 0 costs nothing, even at a logit of minus
+            infinity.
+        axis: of the classes.
+        where: booleans of the losses' shape; False leaves an element out, whatever it holds.
+        weights: of the losses' shape, not negative.
+        label_smoothing: s, from 0 to 1, a Python number.
+        out_of_range: what a class index that is negative or too large gives: ``"nan"``, or
+            ``"ignore"`` to leave the element out.
+        reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
+            sum of its weights (each 1 without ``weights``), and 0 if nothing counts.
+
+    Returns:
+        Logits' shape without ``axis``, or a scalar; in the dtype to which the float operands
+        promote, computed in float32 at least. What is left out is 0.
+
+    Raises:
+        OpError: shapes do not fit (nothing is broadcast), or a parameter is unknown.
+        OpTypeError: class indices or ``where`` have another type.
+
+    Source: optax.softmax_cross_entropy, and its kin with integer labels; Szegedy et al., 2015,
+    arXiv:1512.00567, for the smoothing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> loss = nnops.softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([1, 3]))
+        >>> loss.round(3).tolist()  # log(4)
+        [1.3860000371932983, 1.3860000371932983]
+    """
+    logits = jnp.asarray(logits)
+    if logits.ndim < 1:
+        raise OpError("softmax_cross_entropy", "logits has no axes", {"logits": logits}, "add one")
+    return call_loss(
+        _SOFTMAX,
+        {"logits": logits, "labels": labels, "where": where, "weights": weights},
+        axis=axes_from_end("softmax_cross_entropy", logits, operator.index(axis)),
+        label_smoothing=label_smoothing,
+        out_of_range=out_of_range,
+        reduction=reduction,
+    )
+
+
+def _binary_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, ...]:
+    del params
+    require_shape("binary_cross_entropy", "labels", given["labels"], given["logits"].shape)
+    return given["logits"].shape
+
+
+def _binary_losses(logits: Any, labels: Any, *, label_smoothing: float) -> Any:
+    if label_smoothing:
+        labels = (1 - label_smoothing) * labels + label_smoothing / 2
+    # max(x, 0) - x * labels + log(1 + exp(-|x|)), with the derivative of softplus at 0, and
+    # without 0 * inf where a label and an infinite logit agree.
+    positive = logits >= 0
+    slope = jnp.where(positive, 1 - labels, -labels)
+    line = slope * jnp.where((slope == 0) & jnp.isinf(logits), 0, logits)
+    return line + jnp.log1p(jnp.exp(-jnp.where(positive, logits, -logits)))
+
+
+_BINARY = define_loss(
+    "binary_cross_entropy",
+    _binary_losses,
+    operands=("logits", "labels"),
+    shape=_binary_shape,
+    spread=lambda where, params: where,
+    defaults={"label_smoothing": 0.0},
+    normalize=lambda params: _smoothing("binary_cross_entropy", params),
+)
+
+
+def binary_cross_entropy(
+    logits: Any,
+    labels: Any,
+    *,
+    where: Any = None,
+    weights: Any = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "none",
+) -> jax.Array:
+    """Cross entropy of sigmoid, for each element alone.
+
+    ``-labels * log(sigmoid(logits)) - (1 - labels) * log(1 - sigmoid(logits))``
+
+    Args:
+        logits: any shape.
+        labels: logits' shape, from 0 to 1; booleans and integers too.
+        where: booleans of logits' shape; False leaves an element out, whatever it holds.
+        weights: of logits' shape, not negative.
+        label_smoothing: s in ``(1 - s) * labels + s / 2``, from 0 to 1, a Python number.
+        reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
+            sum of its weights (each 1 without ``weights``), and 0 if nothing counts.
+
+    Returns:
+        Logits' shape, or a scalar; in the dtype to which the float operands promote, computed in
+        float32 at least. What is left out is 0.
+
+    Raises:
+        OpError: shapes do not fit (nothing is broadcast), or a parameter is unknown.
+        OpTypeError: ``where`` is not boolean.
+
+    Source: optax.sigmoid_binary_cross_entropy.
+
+    Example:
+        >>> from jaxpress import nnops
+        >>> nnops.binary_cross_entropy([100.0, -100.0], [1, 1]).tolist()
+        [0.0, 100.0]
+    """
+    operands = {"logits": logits, "labels": labels, "where": where, "weights": weights}
+    return call_loss(_BINARY, operands, label_smoothing=label_smoothing, reduction=reduction)
+
+
+sigmoid_binary_cross_entropy = binary_cross_entropy
