@@ -250,7 +250,7 @@ class Optimized:
             if program.holds_tracers:
                 return flat, program
             self._programs[call, types] = program
-            if self._verify:
+            if self._verify and not self.pipeline.new_arguments:
                 self._check(args, kwargs)
         self._recent = _Recent(call, flat, types, program)
         return flat, program
@@ -286,12 +286,19 @@ class Optimized:
         capture = trace(
             self.fn, static_argnums=self._static_argnums, static_argnames=self._static_argnames
         )
+        added = self.pipeline.new_arguments
+        all_kwargs = kwargs
+        if added:  # fn itself knows nothing of them
+            kwargs = {k: v for k, v in kwargs.items() if k not in added}
+            dynamic_kwargs = {k: v for k, v in dynamic_kwargs.items() if k not in added}
         graph = capture(*args, **kwargs)
         marks = self._weight_marks(args, dynamic_args, dynamic_kwargs)
         if any(marks):
             weights = frozenset(v for v, mark in zip(graph.inputs, marks, strict=True) if mark)
             graph = graph.with_parts(weight_inputs=weights)
         graph, report = self.pipeline.run(graph)
+        if added:
+            _check_types(graph, args, all_kwargs)
         return _Program(graph, report)
 
     def _weight_marks(
@@ -324,6 +331,22 @@ class Optimized:
 
     def __repr__(self) -> str:
         return f"<optimized {self.__name__}: {self.pipeline.name}>"
+
+
+def _check_types(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Whether a call fits a graph that passes have added arguments to.
+
+    Raises:
+      ArgumentError: one is missing, unknown, or of another type.
+    """
+    assert graph.signature is not None
+    for value, x in zip(graph.inputs, graph.signature.flatten(args, kwargs), strict=True):
+        got = _type_of(x)
+        if (got.shape, got.dtype) != (value.shape, value.dtype):
+            raise ArgumentError(
+                f"argument {value.name} of {graph.name!r} is {got.str_short()}, and has to be "
+                f"{value.aval.str_short()}"
+            )
 
 
 def _on_device(value: Value, constant: Any) -> Any:

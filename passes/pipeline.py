@@ -26,6 +26,8 @@ class Pass:
       summary: one line on what it does.
       makes_rules: ``work`` is a function that gives the rules instead, for the op names that occur
         in a graph (``None`` for all of them), for rules that are costly to make.
+      new_arguments: the keyword arguments that ``work`` adds to a function, see
+        ``jaxpress.passes.new_arguments``.
 
     >>> from jaxpress.passes.pattern import any_value, op
     >>> rule = Rule("no_double_neg", op("neg", op("neg", any_value("x"))), lambda x: x)
@@ -39,8 +41,10 @@ class Pass:
         summary: str = "",
         *,
         makes_rules: bool = False,
+        new_arguments: Iterable[str] = (),
     ):
         self.name = name
+        self.new_arguments = frozenset(new_arguments)
         self.summary = summary or (inspect.getdoc(work) or "").split("\n", 1)[0]
         self._rules: RuleSet | None = None
         self._make_rules: Callable[[Any], RuleSet] | None = None
@@ -101,6 +105,11 @@ class Pipeline:
     def __init__(self, passes: Iterable[Any] = (), name: str = "pipeline"):
         self.name = name
         self.passes: tuple[Pass, ...] = tuple(q for p in passes for q in _as_passes(p))
+
+    @property
+    def new_arguments(self) -> frozenset[str]:
+        """The keyword arguments that its passes add to a function."""
+        return frozenset(name for p in self.passes for name in p.new_arguments)
 
     def __call__(self, graph: Graph) -> Graph:
         """The graph after all passes."""
