@@ -127,7 +127,18 @@ def _suits(node: Node, kernel: str) -> bool:
         w == 1 or w == n for w, n in zip(window, node.inputs[0].shape, strict=True)
     ):
         return False  # a window over everything is a plain reduction
+    if kernel == "pointwise_dot" and _positions(node) <= 1:
+        # XLA compiles a product with one row into a loop of its own, ten milliseconds each, which
+        # is no faster than the convolution that it calls.
+        return False
     return _taps(node) <= MAX_TAPS.get(kernel, math.inf)
+
+
+def _positions(node: Node) -> int:
+    """At how many places, batch included, a convolution of size 1 is computed."""
+    shape = node.inputs[0].shape
+    features = shape[specs(node.params["dimension_numbers"]).lhs_spec[1]]
+    return math.prod(shape) // max(features, 1)
 
 
 def _taps(node: Node) -> int:
