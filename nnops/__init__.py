@@ -15,6 +15,7 @@ from jaxpress.nnops.conv import conv
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense
 from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.gru import gru, gru_cell
 from jaxpress.nnops.losses import (
     binary_cross_entropy,
     cosine_distance,
@@ -27,6 +28,7 @@ from jaxpress.nnops.losses import (
     sigmoid_binary_cross_entropy,
     softmax_cross_entropy,
 )
+from jaxpress.nnops.lstm import lstm, lstm_cell
 from jaxpress.nnops.opdef import Kernel, OpDef, ops, registry
 from jaxpress.nnops.pooling import avg_pool, max_pool
 from jaxpress.nnops.rectifiers import (
@@ -40,6 +42,7 @@ from jaxpress.nnops.rectifiers import (
     sparse_plus,
     sparse_sigmoid,
 )
+from jaxpress.nnops.rnn import rnn, rnn_cell
 from jaxpress.nnops.smooth import (
     celu,
     elu,
@@ -77,6 +80,8 @@ __all__ = [
     "elu",
     "gelu",
     "glu",
+    "gru",
+    "gru_cell",
     "hard_sigmoid",
     "hard_silu",
     "hard_swish",
@@ -86,6 +91,8 @@ __all__ = [
     "leaky_relu",
     "log_sigmoid",
     "log_softmax",
+    "lstm",
+    "lstm_cell",
     "max_pool",
     "mean_absolute_error",
     "mean_squared_error",
@@ -94,6 +101,8 @@ __all__ = [
     "registry",
     "relu",
     "relu6",
+    "rnn",
+    "rnn_cell",
     "selu",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
