@@ -15,7 +15,16 @@ from jaxpress.nnops.conv import conv
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense
 from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.gated import (
+    geglu,
+    swiglu,
+)
 from jaxpress.nnops.gru import gru, gru_cell
+from jaxpress.nnops.logs import (
+    log1mexp,
+    logmeanexp,
+    logsumexp,
+)
 from jaxpress.nnops.losses import (
     binary_cross_entropy,
     cosine_distance,
@@ -30,7 +39,12 @@ from jaxpress.nnops.losses import (
 )
 from jaxpress.nnops.lstm import lstm, lstm_cell
 from jaxpress.nnops.opdef import Kernel, OpDef, ops, registry
+from jaxpress.nnops.plain import (
+    identity,
+    tanh,
+)
 from jaxpress.nnops.pooling import avg_pool, max_pool
+from jaxpress.nnops.prelu import prelu
 from jaxpress.nnops.rectifiers import (
     hard_sigmoid,
     hard_silu,
@@ -39,6 +53,7 @@ from jaxpress.nnops.rectifiers import (
     leaky_relu,
     relu,
     relu6,
+    relu_squared,
     sparse_plus,
     sparse_sigmoid,
 )
@@ -49,6 +64,7 @@ from jaxpress.nnops.smooth import (
     gelu,
     log_sigmoid,
     mish,
+    quick_gelu,
     selu,
     sigmoid,
     silu,
@@ -78,6 +94,7 @@ __all__ = [
     "define",
     "dense",
     "elu",
+    "geglu",
     "gelu",
     "glu",
     "gru",
@@ -87,10 +104,14 @@ __all__ = [
     "hard_swish",
     "hard_tanh",
     "huber",
+    "identity",
     "kl_divergence",
     "leaky_relu",
+    "log1mexp",
     "log_sigmoid",
     "log_softmax",
+    "logmeanexp",
+    "logsumexp",
     "lstm",
     "lstm_cell",
     "max_pool",
@@ -98,9 +119,12 @@ __all__ = [
     "mean_squared_error",
     "mish",
     "ops",
+    "prelu",
+    "quick_gelu",
     "registry",
     "relu",
     "relu6",
+    "relu_squared",
     "rnn",
     "rnn_cell",
     "selu",
@@ -114,6 +138,8 @@ __all__ = [
     "sparse_plus",
     "sparse_sigmoid",
     "squareplus",
+    "swiglu",
     "swish",
+    "tanh",
     "to_activation",
 ]

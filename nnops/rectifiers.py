@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxpress.nnops.activation_spec import register
 from jaxpress.nnops.elementwise import apply, elementwise
@@ -20,6 +21,7 @@ __all__ = [
     "leaky_relu",
     "relu",
     "relu6",
+    "relu_squared",
     "sparse_plus",
     "sparse_sigmoid",
 ]
@@ -45,8 +47,8 @@ def relu(x: Any) -> jax.Array:
 
     Example:
         >>> from jaxpress import nnops
-        >>> nnops.relu(-1.0).tolist()
-        0.0
+        >>> nnops.relu([-1.0, 0.0, 1.0]).tolist()
+        [0.0, 0.0, 1.0]
     """
     return apply(_RELU, x)
 
@@ -83,6 +85,37 @@ def relu6(x: Any) -> jax.Array:
 register("relu6", relu6, jax.nn.relu6)
 
 
+def _relu_squared(x: Any) -> Any:
+    return jnp.square(jax.nn.relu(x))
+
+
+_RELU_SQUARED = elementwise("relu_squared", _relu_squared)
+
+
+def relu_squared(x: Any) -> jax.Array:
+    """Squared rectified linear unit.
+
+    ``max(x, 0)**2``
+
+    Args:
+        x: any shape; integers as in jax.nn.relu.
+
+    Returns:
+        An array of ``x``'s shape.
+
+    Source: So et al., 2021, arXiv:2109.08668.
+
+    Example:
+        >>> from jaxpress import nnops
+        >>> nnops.relu_squared(3.0).tolist()
+        9.0
+    """
+    return apply(_RELU_SQUARED, x)
+
+
+register("relu_squared", relu_squared, _relu_squared)
+
+
 _LEAKY_RELU = elementwise("leaky_relu", jax.nn.leaky_relu, {"negative_slope": 0.01})
 
 
@@ -105,6 +138,8 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> jax.Array:
 
     Example:
         >>> from jaxpress import nnops
+        >>> nnops.leaky_relu([-1.0, 0.0, 1.0]).round(2).tolist()
+        [-0.009999999776482582, 0.0, 1.0]
         >>> nnops.leaky_relu(-2.0, negative_slope=0.5).tolist()
         -1.0
     """
