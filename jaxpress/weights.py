@@ -22,19 +22,20 @@ class PreparedWeights:
 
     def __init__(self, prepare: Callable[[list[Any]], list[Any]]):
         self._prepare = prepare
-        self._seen: list[Any] | None = None
-        self._prepared: list[Any] = []
+        # What was seen and what it gave, exchanged together, since several threads may call.
+        self._last: tuple[list[Any], list[Any]] | None = None
 
     def __call__(self, weights: list[Any]) -> list[Any]:
         """The prepared weights."""
-        seen = self._seen
-        if seen is not None and len(seen) == len(weights) and all(map(_same, seen, weights)):
-            return self._prepared
-        self._seen = None
-        self._prepared = []  # let go of the old ones before the new ones are made
+        last = self._last
+        if last is not None:
+            seen, prepared = last
+            if len(seen) == len(weights) and all(map(_same, seen, weights)):
+                return prepared
+        # Let go of the old ones before the new ones are made.
+        self._last = last = seen = prepared = None
         prepared = self._prepare(weights)
-        self._seen = [self._remember(w) for w in weights]
-        self._prepared = prepared
+        self._last = [self._remember(w) for w in weights], prepared
         return prepared
 
     def _remember(self, weight: Any) -> Any:
@@ -45,8 +46,7 @@ class PreparedWeights:
         return weight
 
     def _forget(self, _: Any) -> None:
-        self._seen = None
-        self._prepared = []
+        self._last = None
 
 
 def _same(seen: Any, weight: Any) -> bool:

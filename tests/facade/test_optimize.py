@@ -180,10 +180,10 @@ def test_weights_are_held_weakly(runs: list[int]) -> None:
     fast, params = jp.optimize(param_net, weight_argnums=0), parameters()
     fast(params, X)
     (program,) = fast._programs.values()
-    assert program.weights._prepared
+    assert program.weights._last
     del params
     gc.collect()
-    assert not program.weights._prepared
+    assert not program.weights._last
 
 
 def test_prepared_weights_are_arguments_of_the_program() -> None:

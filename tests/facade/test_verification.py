@@ -1,0 +1,121 @@
+"""What `verify` accepts, what it refuses, and what it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpress as jp
+from jaxpress.verification import tolerance_of
+
+X = jnp.linspace(-2.0, 3.0, 12).reshape(3, 4)
+
+
+def refused(fn, fast, *args, **options):
+    with pytest.raises(jp.VerificationError) as caught:
+        jp.verify(fn, fast, **options)(*args)
+    return caught.value
+
+
+def test_rounding_passes_and_is_reported():
+    result = jp.verify(jnp.sum, lambda x: jnp.sum(x[::-1]))(X)
+    assert result.passed
+    assert result.reference == "float64"
+    assert 0 <= result.error <= tolerance_of(jnp.float32)
+    assert "float32[]" in str(result)
+    assert "ok" in str(result)
+
+
+def test_an_error_above_the_tolerance_is_named_with_its_output():
+    error = refused(lambda x: {"a": x, "b": x * 2}, lambda x: {"a": x, "b": x * 2.001}, X)
+    good, bad = error.result.outputs
+    assert good.passed
+    assert not bad.passed
+    assert "b" in bad.path
+    assert bad.error == pytest.approx(5e-4, rel=1e-2)
+    assert "above" in bad.problem
+    assert bad.problem in str(error)
+
+
+def test_the_tolerance_can_be_given():
+    wrong = lambda x: x * 1.001  # noqa: E731
+    assert jp.verify(lambda x: x, wrong, tolerance=1e-2)(X).passed
+    refused(lambda x: x, wrong, X, tolerance=1e-4)
+
+
+def test_a_small_entry_may_not_hide_behind_a_large_one_of_another_output():
+    fn = lambda x: (x * 1e6, x)  # noqa: E731
+    error = refused(fn, lambda x: (x * 1e6, x + 0.01), X)
+    assert [o.passed for o in error.result.outputs] == [True, False]
+
+
+def test_ill_conditioned_functions_are_judged_by_their_own_error():
+    # The rounding of a large angle is an error of 1e-3 in its cosine, whoever computes it.
+    fn = lambda x: jnp.cos(x * 1e4)  # noqa: E731
+    result = jp.verify(fn, lambda x: jnp.cos(1e4 * x))(X)
+    assert result.original_error > tolerance_of(jnp.float32)
+    refused(fn, lambda x: jnp.cos(x * 1e4 + 0.1), X)
+
+
+def test_nan_and_infinity_must_stay_where_they_are():
+    x = jnp.array([1.0, np.nan, np.inf, -np.inf])
+    assert jp.verify(lambda x: x * 2, lambda x: x + x)(x).passed
+    for value in (0.0, np.inf):
+        error = refused(lambda x: x, lambda x, v=value: jnp.where(jnp.isnan(x), v, x), x)
+        assert "NaN or infinity" in str(error)
+    refused(lambda x: x, lambda x: jnp.abs(x), x)
+
+
+def test_integers_and_booleans_must_be_equal():
+    x = jnp.arange(5)
+    assert jp.verify(lambda x: x // 2, lambda x: x >> 1)(x).passed
+    assert "not equal" in str(refused(lambda x: x // 2, lambda x: (x + 1) // 2, x))
+    refused(lambda x: x > 2, lambda x: x >= 2, x)
+
+
+def test_shape_dtype_and_structure_must_be_the_same():
+    assert "instead of float32[3, 4]" in str(refused(lambda x: x, lambda x: x[:1], X))
+    assert "bfloat16" in str(refused(lambda x: x, lambda x: x.astype("bfloat16"), X))
+    assert "structures differ" in str(refused(lambda x: (x, x), lambda x: [x, x], X))
+
+
+def test_zero_sized_scalar_and_complex_outputs():
+    fn = lambda x: (x[:0], x.sum(), x.astype("complex64") * 1j)  # noqa: E731
+    assert jp.verify(fn, jax.jit(fn))(X).passed
+    refused(lambda x: x * 1j, lambda x: x * 1.01j, X)
+
+
+def test_gradients_are_compared_on_request():
+    # relu and its value-equal lookalike, whose derivative at 0 is another.
+    fn, other = jax.nn.relu, lambda x: jnp.maximum(x, 0.0)
+    x = jnp.array([-1.0, 0.0, 1.0])
+    assert jp.verify(fn, other)(x).passed
+    error = refused(fn, other, x, gradients=True)
+    assert [o.path.startswith("gradient of") for o in error.result.outputs] == [False, True]
+
+
+def test_gradients_of_every_floating_input():
+    fn = lambda p, n, x: p["w"] * x * n  # noqa: E731
+    stops = lambda p, n, x: jax.lax.stop_gradient(p["w"]) * x * n  # noqa: E731
+    error = refused(fn, stops, {"w": X}, 2, X, gradients=True)
+    assert sum(not o.passed for o in error.result.outputs) == 1
+
+
+def test_random_keys_are_compared_by_their_data():
+    key = jax.random.key(0)
+    assert jp.verify(jax.random.fold_in, jax.random.fold_in)(key, 1).passed
+    refused(lambda k: jax.random.fold_in(k, 1), lambda k: jax.random.fold_in(k, 2), key)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision(dtype):
+    x = X.astype(dtype)
+    assert jp.verify(lambda x: x * x + 1, lambda x: 1 + x * x)(x).passed
+    refused(lambda x: x * x, lambda x: x * x * 1.5, x)
+
+
+def test_tolerances_follow_the_dtype():
+    assert tolerance_of("int32") == 0
+    assert tolerance_of("complex64") == tolerance_of("float32")
+    assert tolerance_of("float64") < tolerance_of("float32") < tolerance_of("float16")
+    assert tolerance_of(jnp.float8_e4m3fn) == 2 * float(jnp.finfo(jnp.float8_e4m3fn).eps)
