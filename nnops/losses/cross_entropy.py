@@ -55,7 +55,7 @@ def _softmax_losses(
     log_p = jax.nn.log_softmax(logits, axis)
     classes = logits.shape[axis]
     if labels.ndim == logits.ndim:
-        q = labels.astype(logits.dtype)
+        q = labels.astype(logits.dtype)  # integers too
         if label_smoothing:
             q = (1 - label_smoothing) * q + label_smoothing / classes
         # What cannot happen and has no probability costs nothing: 0 log 0 = 0.

@@ -38,8 +38,8 @@ def define_loss(
         operands: names of the operands that must be given.
         shape: ``shape(given, params) -> the losses' shape``; raises where operands do not fit.
         spread: ``spread(where, params) -> where``, to broadcast against each float operand.
-        floats: the operands that are cast to the dtype in which the loss is computed; all of
-            ``operands`` if None. Of these, integers are taken as real numbers.
+        floats: the operands that are real numbers, whatever their dtype; all of ``operands`` if
+            None. Of the others, those that are integers are left as they are.
         optional: names of further operands.
         defaults: static parameters; ``reduction`` is added.
         normalize: static parameters in canonical form.
@@ -53,8 +53,10 @@ def define_loss(
         given = {k: rest.pop(k) for k in op.names if rest.get(k) is not None}
         params = {k: v for k, v in rest.items() if k not in op.names}
         where, weights = given.pop("where", None), given.pop("weights", None)
-        real = [given[k] for k in floats if k in given]
-        real = [v for v in real if v.dtype != bool] + ([] if weights is None else [weights])
+        inexact = [k for k, v in given.items() if jnp.issubdtype(v.dtype, jnp.inexact)]
+        casts = [k for k in given if k in floats or k in inexact]
+        real = [given[k] for k in casts if given[k].dtype != bool]
+        real += [] if weights is None else [weights]
         if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in real):
             raise OpTypeError(name, "an operand is complex", given, "give real numbers")
         _check_counting(name, shape(given, params), where, weights)

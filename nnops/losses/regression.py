@@ -33,8 +33,8 @@ def _define(name: str, of_error: Any, **kwargs: Any) -> OpDef:
 
 
 def _huber_losses(error: Any, *, delta: float) -> Any:
-    # In this form an infinite error has the gradient delta, not NaN.
-    inner = jnp.clip(error, -delta, delta)
+    # In this form, and without jnp.clip, an infinite error has the gradient delta, not NaN.
+    inner = jnp.where(error > delta, delta, jnp.where(error < -delta, -delta, error))
     return inner * (error - 0.5 * inner)
 
 
@@ -99,7 +99,7 @@ def mean_absolute_error(
 ) -> jax.Array:
     """Absolute error, and its mean with ``reduction="mean"``.
 
-    ``|predictions - targets|``; its derivative where they are equal is 0.
+    ``|predictions - targets|``; where they are equal, its derivative is 1, that of jnp.abs.
 
     Args:
         predictions: any shape.
