@@ -10,6 +10,7 @@ from jaxpress.nnops.activation_spec import (
     activation_names,
     to_activation,
 )
+from jaxpress.nnops.adaptive_pool import adaptive_avg_pool
 from jaxpress.nnops.batch_norm import batch_norm
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.define import define
@@ -18,6 +19,10 @@ from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.gated import (
     geglu,
     swiglu,
+)
+from jaxpress.nnops.global_pool import (
+    global_avg_pool,
+    global_max_pool,
 )
 from jaxpress.nnops.gru import gru, gru_cell
 from jaxpress.nnops.logs import (
@@ -43,7 +48,11 @@ from jaxpress.nnops.plain import (
     identity,
     tanh,
 )
-from jaxpress.nnops.pooling import avg_pool, max_pool
+from jaxpress.nnops.pooling import (
+    avg_pool,
+    max_pool,
+    min_pool,
+)
 from jaxpress.nnops.prelu import prelu
 from jaxpress.nnops.rectifiers import (
     hard_sigmoid,
@@ -83,6 +92,7 @@ __all__ = [
     "OpTypeError",
     "activation_entries",
     "activation_names",
+    "adaptive_avg_pool",
     "avg_pool",
     "batch_norm",
     "binary_cross_entropy",
@@ -96,6 +106,8 @@ __all__ = [
     "elu",
     "geglu",
     "gelu",
+    "global_avg_pool",
+    "global_max_pool",
     "glu",
     "gru",
     "gru_cell",
@@ -117,6 +129,7 @@ __all__ = [
     "max_pool",
     "mean_absolute_error",
     "mean_squared_error",
+    "min_pool",
     "mish",
     "ops",
     "prelu",

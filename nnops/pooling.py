@@ -1,8 +1,8 @@
-"""Max and average pooling as named ops, over any axes.
+"""Max, min and average pooling as named ops, over any axes.
 
 The primitives hold windows of full rank, one entry for each axis of x, so they say exactly what
-``lax.reduce_window`` does in any layout: ``max_pool`` is its maximum, ``avg_pool`` its sum divided
-by the count.
+``lax.reduce_window`` does in any layout: ``max_pool`` is its maximum, ``min_pool`` its minimum,
+``avg_pool`` its sum divided by the count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.kernels import pool_windows
 from jaxpress.nnops.opdef import Kernel, OpDef
 
-__all__ = ["avg_pool", "max_pool"]
+__all__ = ["avg_pool", "max_pool", "min_pool"]
 
 Reduce = Callable[..., Any]
 
@@ -42,18 +42,26 @@ def _reduce_window(x: Any, unit: Any, combine: Any, params: Any) -> Any:
 def _max_with(reduce: Reduce) -> Callable[..., Any]:
     def max_pool(x: Any, **params: Any) -> Any:
         _check("max_pool", x, params)
-        # The least value, as NumPy's: lax must see it to know the reduction for what it is.
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            least = np.array(-np.inf, x.dtype)
-        elif x.dtype == jnp.bool_:
-            least = np.array(False)
-        elif not jnp.issubdtype(x.dtype, jnp.integer):
-            raise OpTypeError("max_pool", f"x is {x.dtype}", {"x": x}, "give numbers with an order")
-        else:
-            least = np.array(jnp.iinfo(x.dtype).min, x.dtype)
-        return reduce(x, least, lax.max, params)
+        return reduce(x, _limit("max_pool", x, least=True), lax.max, params)
 
     return max_pool
+
+
+def _min_pool(x: Any, **params: Any) -> Any:
+    _check("min_pool", x, params)
+    return _reduce_window(x, _limit("min_pool", x, least=False), lax.min, params)
+
+
+def _limit(op: str, x: Any, *, least: bool) -> Any:
+    """The least or largest value, as NumPy's: lax must see it to know the reduction."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return np.array(-np.inf if least else np.inf, x.dtype)
+    if x.dtype == jnp.bool_:
+        return np.array(not least)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise OpTypeError(op, f"x is {x.dtype}", {"x": x}, "give numbers with an order")
+    info = jnp.iinfo(x.dtype)
+    return np.array(info.min if least else info.max, x.dtype)
 
 
 def _avg_with(reduce: Reduce) -> Callable[..., Any]:
@@ -140,6 +148,7 @@ _MAX_POOL = define(
     normalize=_normalize,
     batch=_batch,
 )
+_MIN_POOL = define("min_pool", _min_pool, normalize=_normalize, batch=_batch)
 _AVG_POOL = define(
     "avg_pool",
     _avg_with(_reduce_window),
@@ -223,6 +232,44 @@ def max_pool(
     x = jnp.asarray(x)
     params = _full_rank("max_pool", x, window_shape, strides, padding, dilation)
     return _MAX_POOL.rebind({"x": x}, **params)
+
+
+def min_pool(
+    x: Any,
+    window_shape: Any,
+    strides: Any = None,
+    padding: Any = "VALID",
+    *,
+    dilation: Any = 1,
+) -> jax.Array:
+    """Minimum over a sliding window.
+
+    ``y[i] = min over taps k of x[i * strides + k * dilation]``
+
+    Args:
+        x: (batch, spatial..., channels); or any shape, with a window for every axis.
+        window_shape: as in max_pool.
+        strides: as in max_pool.
+        padding: as in max_pool. Padding never wins: it is the largest value of the dtype.
+        dilation: distance of neighbouring taps; an int, or one for each axis.
+
+    Returns:
+        An array of x's rank and dtype.
+
+    Raises:
+        OpError: the parameters do not fit x's rank.
+        OpTypeError: a parameter is no integer.
+
+    Source: jax.lax.reduce_window with jax.lax.min, its gradient included.
+
+    Example:
+        >>> from jaxpress import nnops
+        >>> nnops.min_pool([[[3.0], [1.0], [2.0], [5.0]]], 2, 2).tolist()
+        [[[1.0], [2.0]]]
+    """
+    x = jnp.asarray(x)
+    params = _full_rank("min_pool", x, window_shape, strides, padding, dilation)
+    return _MIN_POOL.rebind({"x": x}, **params)
 
 
 def avg_pool(

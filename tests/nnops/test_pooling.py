@@ -36,6 +36,10 @@ CASES = [
 ]
 
 
+def _plain_min(x, *args):
+    return -_plain_max(-x, *args)
+
+
 @pytest.mark.parametrize("shape, window, strides, padding, dilation", CASES)
 def test_channels_last_is_lax_to_the_bit(shape, window, strides, padding, dilation):
     x = _rng(*shape)
@@ -44,6 +48,10 @@ def test_channels_last_is_lax_to_the_bit(shape, window, strides, padding, dilati
     np.testing.assert_array_equal(
         nnops.max_pool(x, window, strides, padding, dilation=dilation),
         _plain_max(x, full[0], full[1], pads, full[2]),
+    )
+    np.testing.assert_array_equal(
+        nnops.min_pool(x, window, strides, padding, dilation=dilation),
+        _plain_min(x, full[0], full[1], pads, full[2]),
     )
     for include in (True, False):
         got = nnops.avg_pool(
@@ -97,6 +105,16 @@ def test_max_of_other_dtypes(dtype):
     np.testing.assert_array_equal(got.astype(jnp.float32), want)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int8, jnp.uint8, jnp.bool_])
+def test_min_of_other_dtypes(dtype):
+    x = _rng(1, 5, 5, 2).astype(dtype)
+    got = nnops.min_pool(x, 2, 2, "SAME")
+    assert got.dtype == dtype
+    want = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=999)
+    want = want.reshape(1, 3, 2, 3, 2, 2).min((2, 4))
+    np.testing.assert_array_equal(got.astype(jnp.float32), want)
+
+
 def test_average_of_other_dtypes():
     x = jnp.arange(16, dtype=jnp.int32).reshape(1, 4, 4, 1)
     got = nnops.avg_pool(x, 2, 2)
@@ -121,6 +139,20 @@ def test_max_pool_behaves_under_every_transformation(agree):
         lambda x: _plain_max(x, (1, 2, 3, 1), (1, 2, 2, 1), "SAME"),
         (1, 3, 4, 2),
     )
+
+
+def test_min_pool_behaves_under_every_transformation(agree):
+    agree(
+        lambda x: nnops.min_pool(x, (2, 3), 2, "SAME"),
+        lambda x: _plain_min(x, (1, 2, 3, 1), (1, 2, 2, 1), "SAME"),
+        (1, 3, 4, 2),
+    )
+    x = jnp.ones((1, 4, 4, 1))
+    grads = [jax.grad(lambda x, f=f: f(x).sum())(x) for f in (
+        lambda x: nnops.min_pool(x, 3, 1),
+        lambda x: _plain_min(x, (1, 3, 3, 1), (1, 1, 1, 1), "VALID"),
+    )]  # fmt: skip
+    np.testing.assert_array_equal(*grads)
 
 
 def test_gradient_of_a_tie_goes_where_lax_sends_it():
@@ -187,7 +219,7 @@ def test_export_with_symbolic_batch_and_size(kernel):
         ((2, 1, [(0, 0)]), nnops.OpError, "padding is [(0, 0)]"),
     ],
 )
-@pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("name", ["max_pool", "min_pool", "avg_pool"])
 def test_bad_arguments(name, args, kind, words):
     with pytest.raises(kind) as caught:
         getattr(nnops, name)(jnp.ones((1, 4, 4, 1)), *args)

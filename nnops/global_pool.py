@@ -1,0 +1,102 @@
+"""Pooling over all positions at once, as named ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpress.nnops.define import define
+from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.softmax import axes_from_end
+from jaxpress.nnops.transforms import leading_batch
+
+__all__ = ["global_avg_pool", "global_max_pool"]
+
+
+def _mean(x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    return jnp.mean(x, axis, keepdims=keepdims)
+
+
+def _max(x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    return jnp.max(x, axis, keepdims=keepdims)
+
+
+_DEFAULTS = {"axis": (-3, -2), "keepdims": False}
+_AVG = define("global_avg_pool", _mean, defaults=_DEFAULTS, batch=leading_batch, linear=True)
+_MAX = define("global_max_pool", _max, defaults=_DEFAULTS, batch=leading_batch)
+
+
+def _pool(op: OpDef, x: Any, axis: int | Sequence[int] | None, keepdims: bool) -> jax.Array:
+    x = jnp.asarray(x)
+    if axis is None:
+        if x.ndim < 3:
+            raise OpError(
+                op.name,
+                f"x has {x.ndim} dimensions",
+                {"x": x},
+                "x is (batch, spatial..., channels), or say which axes are spatial",
+            )
+        axis = tuple(range(1, x.ndim - 1))
+    axes = axes_from_end(op.name, x, axis)
+    axes = (axes,) if isinstance(axes, int) else axes
+    return op.rebind({"x": x}, axis=axes, keepdims=bool(keepdims))
+
+
+def global_avg_pool(
+    x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False
+) -> jax.Array:
+    """Mean over all positions.
+
+    ``mean(x)`` over ``axis``
+
+    Args:
+        x: (batch, spatial..., channels); any shape where ``axis`` is given.
+        axis: the spatial axes; None for all but the first and the last.
+        keepdims: leave them in the result with size 1.
+
+    Returns:
+        (batch, channels), in x's dtype; of integers, floats.
+
+    Raises:
+        OpError: an axis does not exist or comes twice, or x has no spatial axes.
+
+    Source: Lin et al., 2013, arXiv:1312.4400; jax.numpy.mean.
+
+    Example:
+        >>> from jaxpress import nnops
+        >>> nnops.global_avg_pool([[[1.0, 2.0], [3.0, 6.0]]]).tolist()
+        [[2.0, 4.0]]
+    """
+    return _pool(_AVG, x, axis, keepdims)
+
+
+def global_max_pool(
+    x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False
+) -> jax.Array:
+    """Maximum over all positions.
+
+    ``max(x)`` over ``axis``
+
+    Args:
+        x: (batch, spatial..., channels); any shape where ``axis`` is given.
+        axis: the spatial axes; None for all but the first and the last.
+        keepdims: leave them in the result with size 1.
+
+    Returns:
+        (batch, channels), in x's dtype. The derivative at a tie is shared evenly.
+
+    Raises:
+        OpError: an axis does not exist or comes twice, or x has no spatial axes.
+
+    Source: jax.numpy.max.
+
+    Example:
+        >>> from jaxpress import nnops
+        >>> nnops.global_max_pool([[[1.0, 6.0], [3.0, 2.0]]]).tolist()
+        [[3.0, 6.0]]
+    """
+    return _pool(_MAX, x, axis, keepdims)
