@@ -13,6 +13,11 @@ from jaxpress.nnops.activation_spec import (
 from jaxpress.nnops.adaptive_pool import adaptive_avg_pool
 from jaxpress.nnops.batch_norm import batch_norm
 from jaxpress.nnops.conv import conv
+from jaxpress.nnops.conv_variants import (
+    conv_transpose,
+    depthwise_conv,
+    separable_conv,
+)
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense
 from jaxpress.nnops.errors import OpError, OpTypeError
@@ -98,11 +103,13 @@ __all__ = [
     "binary_cross_entropy",
     "celu",
     "conv",
+    "conv_transpose",
     "cosine_distance",
     "cosine_similarity",
     "ctc_loss",
     "define",
     "dense",
+    "depthwise_conv",
     "elu",
     "geglu",
     "gelu",
@@ -141,6 +148,7 @@ __all__ = [
     "rnn",
     "rnn_cell",
     "selu",
+    "separable_conv",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
     "silu",

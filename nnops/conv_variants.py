@@ -1,0 +1,242 @@
+"""Depthwise, separable and transposed convolutions: `conv` as people know it by other names.
+
+No primitives of their own: a graph shows ``conv``, with ``groups`` or ``transposed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxpress.nnops.conv import conv
+from jaxpress.nnops.conv_geometry import layout, per_dimension, resolve_padding, specs
+from jaxpress.nnops.errors import OpError
+
+__all__ = ["conv_transpose", "depthwise_conv", "separable_conv"]
+
+
+def depthwise_conv(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    dimension_numbers: Any = None,
+    activation: Any = None,
+    precision: Any = None,
+) -> jax.Array:
+    """Convolution of each channel by itself.
+
+    ``activation(conv(x, w, groups=channels) + b)``
+
+    Args:
+        x: (batch, spatial..., channels), unless ``dimension_numbers`` say otherwise.
+        w: (spatial..., 1, channels * multiplier); the features of a channel lie side by side.
+            Keras' (spatial..., channels, multiplier) is this after a reshape.
+        b: (channels * multiplier,), or None.
+        strides: as in conv.
+        padding: as in conv.
+        dilation: as in conv.
+        dimension_numbers: as in conv.
+        activation: as in conv.
+        precision: as in conv.
+
+    Returns:
+        (batch, spatial..., channels * multiplier).
+
+    Raises:
+        OpError: as conv does.
+
+    Source: jax.lax.conv_general_dilated with feature_group_count.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> nnops.depthwise_conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 1, 6))).shape
+        (1, 8, 8, 6)
+    """
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    numbers = layout(dimension_numbers, x, w)
+    channels = x.shape[specs(numbers).lhs_spec[1]]
+    return conv(
+        x,
+        w,
+        b,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=channels,
+        dimension_numbers=numbers,
+        activation=activation,
+        precision=precision,
+    )
+
+
+def separable_conv(
+    x: Any,
+    depthwise: Any,
+    pointwise: Any,
+    b: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    dimension_numbers: Any = None,
+    activation: Any = None,
+    precision: Any = None,
+) -> jax.Array:
+    """Depthwise convolution, then one of a single position.
+
+    ``activation(conv(depthwise_conv(x, depthwise), pointwise) + b)``
+
+    Args:
+        x: (batch, spatial..., channels), unless ``dimension_numbers`` say otherwise.
+        depthwise: (spatial..., 1, channels * multiplier), as in depthwise_conv.
+        pointwise: (1..., channels * multiplier, features).
+        b: (features,), or None.
+        strides: of the depthwise convolution, as in conv.
+        padding: of the depthwise convolution, as in conv.
+        dilation: of the depthwise convolution, as in conv.
+        dimension_numbers: of both, as in conv.
+        activation: as in conv.
+        precision: as in conv.
+
+    Returns:
+        (batch, spatial..., features).
+
+    Raises:
+        OpError: as conv does, or pointwise covers more than one position.
+
+    Source: Chollet, 2016, arXiv:1610.02357.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> depthwise, pointwise = jnp.ones((3, 3, 1, 3)), jnp.ones((1, 1, 3, 16))
+        >>> nnops.separable_conv(jnp.ones((1, 8, 8, 3)), depthwise, pointwise).shape
+        (1, 8, 8, 16)
+    """
+    x, pointwise = jnp.asarray(x), jnp.asarray(pointwise)
+    numbers = layout(dimension_numbers, x, pointwise)
+    if any(pointwise.shape[i] != 1 for i in specs(numbers).rhs_spec[2:]):
+        raise OpError(
+            "separable_conv",
+            "pointwise covers more than one position",
+            {"x": x, "pointwise": pointwise},
+            "its spatial dimensions are all 1",
+        )
+    middle = depthwise_conv(
+        x,
+        depthwise,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        dimension_numbers=numbers,
+        precision=precision,
+    )
+    # The first one's result has the layout of results; the second takes that of inputs.
+    given, _, made = specs(numbers)
+    if given != made:
+        order = [0] * x.ndim
+        for position, source in zip(given, made, strict=True):
+            order[position] = source
+        middle = lax.transpose(middle, order)
+    return conv(
+        middle,
+        pointwise,
+        b,
+        padding="VALID",
+        dimension_numbers=numbers,
+        activation=activation,
+        precision=precision,
+    )
+
+
+def conv_transpose(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    dimension_numbers: Any = None,
+    transpose_kernel: bool = False,
+    activation: Any = None,
+    precision: Any = None,
+) -> jax.Array:
+    """Transposed convolution: what a strided one does to its gradient.
+
+    ``activation(conv(x dilated by strides, w) + b)``
+
+    Args:
+        x: (batch, spatial..., channels), unless ``dimension_numbers`` say otherwise.
+        w: (spatial..., channels, features); with ``transpose_kernel`` (spatial..., features,
+            channels).
+        b: (features,), or None.
+        strides: how much larger the result is; an int, or one for each spatial dimension.
+        padding: ``"SAME"`` (the result has strides times x's size), ``"VALID"``, or numbers that
+            pad the dilated input, all as in jax.lax.conv_transpose. torch's ``padding=p`` is
+            ``dilation * (size - 1) - p`` here.
+        output_padding: added at the end of the dilated input, as in torch; an int, or one for each
+            spatial dimension.
+        dilation: of the kernel; an int, or one for each spatial dimension.
+        dimension_numbers: as in conv.
+        transpose_kernel: turn the kernel round in space and swap its features, so that this is
+            the very transpose of a convolution with the same kernel, as Keras and torch have it.
+        activation: as in conv.
+        precision: as in conv.
+
+    Returns:
+        (batch, spatial..., features).
+
+    Raises:
+        OpError: as conv does.
+        OpTypeError: a parameter is no integer.
+
+    Source: jax.lax.conv_transpose.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> x, w = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 16))
+        >>> nnops.conv_transpose(x, w, strides=2).shape
+        (1, 8, 8, 16)
+    """
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    numbers = layout(dimension_numbers, x, w)
+    rank = x.ndim - 2
+    if transpose_kernel:
+        out, inner, *spatial = specs(numbers).rhs_spec
+        w = jnp.swapaxes(lax.rev(w, spatial), out, inner)
+    strides = per_dimension("strides", strides, rank, "conv_transpose")
+    dilation = per_dimension("dilation", dilation, rank, "conv_transpose")
+    pairs = resolve_padding(padding, x, w, numbers, strides, dilation, True)
+    extra = tuple(output_padding) if isinstance(output_padding, Iterable) else (output_padding,)
+    extra = extra * rank if len(extra) == 1 else extra
+    if len(extra) != rank or any(int(e) < 0 for e in extra):
+        raise OpError(
+            "conv_transpose",
+            f"output_padding is {output_padding!r}",
+            {"x": x, "w": w},
+            f"give one, or {rank}, integers from 0",
+        )
+    return conv(
+        x,
+        w,
+        b,
+        strides=strides,
+        padding=[(low, high + int(e)) for (low, high), e in zip(pairs, extra, strict=True)],
+        dilation=dilation,
+        dimension_numbers=numbers,
+        transposed=True,
+        activation=activation,
+        precision=precision,
+    )
