@@ -4,6 +4,7 @@ Each op is one equation in a jaxpr, under the name that people call it by, and b
 JAX transformation as the plain function that defines it.
 """
 
+from jaxpress.nnops import initializers
 from jaxpress.nnops.activation_spec import (
     Activation,
     activation_entries,
@@ -11,7 +12,15 @@ from jaxpress.nnops.activation_spec import (
     to_activation,
 )
 from jaxpress.nnops.adaptive_pool import adaptive_avg_pool
+from jaxpress.nnops.attention import dot_product_attention
+from jaxpress.nnops.attention_masks import (
+    causal_mask,
+    combine_masks,
+    segment_mask,
+    sliding_window_mask,
+)
 from jaxpress.nnops.batch_norm import batch_norm
+from jaxpress.nnops.batch_norm_train import batch_norm_train
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.conv_variants import (
     conv_transpose,
@@ -19,22 +28,20 @@ from jaxpress.nnops.conv_variants import (
     separable_conv,
 )
 from jaxpress.nnops.define import define
-from jaxpress.nnops.dense import dense
+from jaxpress.nnops.dense import dense, linear
+from jaxpress.nnops.einsum_dense import einsum_dense
+from jaxpress.nnops.embedding import attend, embedding
 from jaxpress.nnops.errors import OpError, OpTypeError
-from jaxpress.nnops.gated import (
-    geglu,
-    swiglu,
-)
+from jaxpress.nnops.gated import geglu, swiglu
 from jaxpress.nnops.global_pool import (
     global_avg_pool,
     global_max_pool,
 )
+from jaxpress.nnops.group_norm import group_norm, instance_norm
 from jaxpress.nnops.gru import gru, gru_cell
-from jaxpress.nnops.logs import (
-    log1mexp,
-    logmeanexp,
-    logsumexp,
-)
+from jaxpress.nnops.kv_cache import KVCache, init_kv_cache, kv_cache_attention, kv_cache_update
+from jaxpress.nnops.layer_norm import layer_norm
+from jaxpress.nnops.logs import log1mexp, logmeanexp, logsumexp
 from jaxpress.nnops.losses import (
     binary_cross_entropy,
     cosine_distance,
@@ -48,17 +55,18 @@ from jaxpress.nnops.losses import (
     softmax_cross_entropy,
 )
 from jaxpress.nnops.lstm import lstm, lstm_cell
+from jaxpress.nnops.multi_head_attention import multi_head_attention
+from jaxpress.nnops.normalize import l2_normalize, standardize, weight_standardize
+from jaxpress.nnops.one_hot import one_hot
 from jaxpress.nnops.opdef import Kernel, OpDef, ops, registry
-from jaxpress.nnops.plain import (
-    identity,
-    tanh,
-)
+from jaxpress.nnops.plain import identity, tanh
 from jaxpress.nnops.pooling import (
     avg_pool,
     max_pool,
     min_pool,
 )
 from jaxpress.nnops.prelu import prelu
+from jaxpress.nnops.ragged import PackedSequences, pack_sequences, pad_sequences, unpack_sequences
 from jaxpress.nnops.rectifiers import (
     hard_sigmoid,
     hard_silu,
@@ -71,7 +79,10 @@ from jaxpress.nnops.rectifiers import (
     sparse_plus,
     sparse_sigmoid,
 )
+from jaxpress.nnops.rms_norm import rms_norm
 from jaxpress.nnops.rnn import rnn, rnn_cell
+from jaxpress.nnops.rotary import rotary_embedding, rotary_tables, sinusoidal_encoding
+from jaxpress.nnops.sequence import reverse_sequence, sequence_mask, shift
 from jaxpress.nnops.smooth import (
     celu,
     elu,
@@ -91,17 +102,23 @@ from jaxpress.nnops.softmax import glu, log_softmax, softmax
 
 __all__ = [
     "Activation",
+    "KVCache",
     "Kernel",
     "OpDef",
     "OpError",
     "OpTypeError",
+    "PackedSequences",
     "activation_entries",
     "activation_names",
     "adaptive_avg_pool",
+    "attend",
     "avg_pool",
     "batch_norm",
+    "batch_norm_train",
     "binary_cross_entropy",
+    "causal_mask",
     "celu",
+    "combine_masks",
     "conv",
     "conv_transpose",
     "cosine_distance",
@@ -110,12 +127,16 @@ __all__ = [
     "define",
     "dense",
     "depthwise_conv",
+    "dot_product_attention",
+    "einsum_dense",
     "elu",
+    "embedding",
     "geglu",
     "gelu",
     "global_avg_pool",
     "global_max_pool",
     "glu",
+    "group_norm",
     "gru",
     "gru_cell",
     "hard_sigmoid",
@@ -124,8 +145,16 @@ __all__ = [
     "hard_tanh",
     "huber",
     "identity",
+    "init_kv_cache",
+    "initializers",
+    "instance_norm",
     "kl_divergence",
+    "kv_cache_attention",
+    "kv_cache_update",
+    "l2_normalize",
+    "layer_norm",
     "leaky_relu",
+    "linear",
     "log1mexp",
     "log_sigmoid",
     "log_softmax",
@@ -138,20 +167,33 @@ __all__ = [
     "mean_squared_error",
     "min_pool",
     "mish",
+    "multi_head_attention",
+    "one_hot",
     "ops",
+    "pack_sequences",
+    "pad_sequences",
     "prelu",
     "quick_gelu",
     "registry",
     "relu",
     "relu6",
     "relu_squared",
+    "reverse_sequence",
+    "rms_norm",
     "rnn",
     "rnn_cell",
+    "rotary_embedding",
+    "rotary_tables",
+    "segment_mask",
     "selu",
     "separable_conv",
+    "sequence_mask",
+    "shift",
     "sigmoid",
     "sigmoid_binary_cross_entropy",
     "silu",
+    "sinusoidal_encoding",
+    "sliding_window_mask",
     "soft_sign",
     "softmax",
     "softmax_cross_entropy",
@@ -159,8 +201,11 @@ __all__ = [
     "sparse_plus",
     "sparse_sigmoid",
     "squareplus",
+    "standardize",
     "swiglu",
     "swish",
     "tanh",
     "to_activation",
+    "unpack_sequences",
+    "weight_standardize",
 ]
