@@ -12,7 +12,7 @@ from jax import lax
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import as_arrays, define_fused, fused_call
 
-__all__ = ["dense"]
+__all__ = ["dense", "fold_leading", "linear"]
 
 
 def _core(x: Any, w: Any, *, precision: Any, preferred_element_type: Any) -> Any:
@@ -43,7 +43,8 @@ def _check(x: Any, w: Any, params: Mapping[str, Any]) -> None:
         )
 
 
-def _fold(x: Any, residual: Any, axes: Any, size: Any, params: Any) -> Any:
+def fold_leading(x: Any, residual: Any, axes: Any, size: Any, params: Any) -> Any:
+    """Takes in a mapped axis of x (and perhaps residual) as one more leading dimension."""
     del params
     x = jnp.moveaxis(x, axes[0], 0)
     if residual is not None:
@@ -62,7 +63,7 @@ _DENSE = define_fused(
     normalize=lambda params: params,
     check=_check,
     features_axis=lambda params: -1,
-    fold=_fold,
+    fold=fold_leading,
 )
 
 
@@ -111,3 +112,7 @@ def dense(
         "preferred_element_type": preferred_element_type,
     }
     return fused_call(_DENSE, operands, params)
+
+
+# What PyTorch, Equinox and Haiku call it. The weights are (in, out) here, as everywhere in nnops.
+linear = dense

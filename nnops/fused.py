@@ -77,7 +77,7 @@ def define_fused(
     kernels: Sequence[Kernel],
     normalize: Callable[[dict[str, Any]], dict[str, Any]],
     check: Callable[..., None],
-    features_axis: Callable[[Mapping[str, Any]], int],
+    features_axis: Callable[[Mapping[str, Any]], int | tuple[int, ...]],
     fold: Callable[..., Any],
 ) -> OpDef:
     """Defines an op of the operands x, w, b and residual around a bilinear core.
@@ -89,7 +89,8 @@ def define_fused(
         kernels: other cores.
         normalize: the parameters but ``activation`` in canonical form.
         check: ``check(x, w, params)`` raises where the core's operands do not fit.
-        features_axis: ``params -> axis`` of the result along which b runs.
+        features_axis: ``params -> axis`` of the result along which b runs; several, in order, where
+            b has as many axes.
         fold: ``fold(x, residual, axes, size, params) -> (x, residual, unfold)`` takes in a mapped
             axis of x (and perhaps residual) as part of a batch dimension; ``unfold(y)`` gives the
             result and its mapped axis.
@@ -233,7 +234,10 @@ def as_arrays(op: str, x: Any, w: Any, b: Any, residual: Any) -> dict[str, Any]:
 
 
 def fused_call(
-    op: OpDef, operands: Mapping[str, Any], params: Mapping[str, Any], axis: int = -1
+    op: OpDef,
+    operands: Mapping[str, Any],
+    params: Mapping[str, Any],
+    axis: int | tuple[int, ...] = -1,
 ) -> Any:
     """Binds a fused op to arrays of any dtypes, by JAX's rules of promotion.
 
@@ -244,7 +248,7 @@ def fused_call(
         op: the definition.
         operands: arrays by name; absent ones None.
         params: all static parameters but ``kernel``.
-        axis: the result's, along which b runs.
+        axis: the result's, along which b runs, or several.
 
     Returns:
         The op's result.
@@ -271,22 +275,31 @@ def _cast(value: Any, dtype: Any) -> Any:
     return value if value.dtype == dtype else value.astype(dtype)
 
 
-def _along(b: Any, axis: int, ndim: int) -> Any:
+def _along(b: Any, axis: int | tuple[int, ...], ndim: int) -> Any:
     """``b`` with unit dimensions around, to run along ``axis``."""
-    axis %= ndim
-    return lax.expand_dims(b, [i for i in range(ndim) if i != axis])
+    along = {a % ndim for a in ((axis,) if isinstance(axis, int) else axis)}
+    return lax.expand_dims(b, [i for i in range(ndim) if i not in along])
 
 
 def _check_epilogue(
-    name: str, x: Any, w: Any, b: Any, residual: Any, z: Any, axis: int, dtypes: bool = True
+    name: str,
+    x: Any,
+    w: Any,
+    b: Any,
+    residual: Any,
+    z: Any,
+    axis: int | tuple[int, ...],
+    dtypes: bool = True,
 ) -> None:
     operands = {"x": x, "w": w, "b": b, "residual": residual}
-    if b is not None and b.shape != (z.shape[axis],):
+    features = tuple(z.shape[a] for a in ((axis,) if isinstance(axis, int) else axis))
+    if b is not None and b.shape != features:
         raise OpError(
             name,
-            f"b has shape {b.shape}, and the result has {z.shape[axis]} features",
+            f"b has shape {b.shape}, and the result has "
+            f"{features[0] if len(features) == 1 else features} features",
             operands,
-            f"give b the shape ({z.shape[axis]},), or add it outside",
+            f"give b the shape {features}, or add it outside",
         )
     if residual is not None and residual.shape != z.shape:
         raise OpError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.interpreters import ad
 
 from jaxpress.nnops.define import define
@@ -38,6 +39,45 @@ def axes_from_end(op: str, x: Any, axis: int | Sequence[int] | None) -> int | tu
     return out[0] if single else tuple(out)
 
 
+def aligned(op: str, name: str, value: Any, x: Any) -> Any:
+    """An operand that goes along with ``x``, with as many axes; None stays None.
+
+    Raises:
+        OpError: it does not broadcast to ``x``'s shape.
+    """
+    if value is None:
+        return None
+    value = jnp.asarray(value)
+    try:
+        fits = jnp.broadcast_shapes(value.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise OpError(
+            op,
+            f"{name} has shape {value.shape}, and x has {x.shape}",
+            {"x": x, name: value},
+            f"give {name} x's shape, or one that is broadcast to it",
+        )
+    if name == "where" and value.dtype != jnp.bool_:
+        value = value.astype(jnp.bool_)
+    return lax.expand_dims(value, range(x.ndim - value.ndim))
+
+
+def aligned_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
+    """For ops of operands with as many axes each, counted from the end: the axis goes in front."""
+    size = next(a.shape[at] for a, at in zip(args, axes, strict=True) if at is not None)
+    moved = [
+        lax.expand_dims(a, (0,)) if at is None else jnp.moveaxis(a, at, 0)
+        for a, at in zip(args, axes, strict=True)
+    ]
+    # The others are broadcast to the first, so that it has to have them all.
+    if axes[0] is None:
+        moved[0] = jnp.broadcast_to(moved[0], (size, *args[0].shape))
+    out = op.primitive.bind(*moved, **params)
+    return out, [0] * len(out) if op.primitive.multiple_results else 0
+
+
 def _softmax_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
     # From the result, so that a gradient computes softmax once; the formula of jax.nn.
     y = op.primitive.bind(*primals, **params)
@@ -46,17 +86,45 @@ def _softmax_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any])
     if not jnp.issubdtype(primals[0].dtype, jnp.inexact):
         return y, ad.Zero(jax.typeof(y).to_tangent_aval())
     dx = tangents[0]
-    return y, y * (dx - (y * dx).sum(params["axis"], keepdims=True))
+    if len(primals) == 1:
+        return y, _tangent(y, dx, params["axis"])
+    # y is 0 where an element does not count, and 0 * nan is nan: of dx, and of a cotangent too.
+    where = primals[1]
+    dy = _tangent(y, jnp.where(where, dx, 0), params["axis"])
+    return y, jnp.where(where, dy, 0)
+
+
+def _tangent(y: Any, dx: Any, axis: int | tuple[int, ...]) -> Any:
+    return y * (dx - (y * dx).sum(axis, keepdims=True))
+
+
+def _softmax(x: Any, where: Any = None, *, axis: int | tuple[int, ...]) -> Any:
+    return jax.nn.softmax(x, axis, where=where)
+
+
+def _log_softmax(x: Any, where: Any = None, *, axis: int | tuple[int, ...]) -> Any:
+    return jax.nn.log_softmax(x, axis, where=where)
 
 
 _SOFTMAX = define(
-    "softmax", jax.nn.softmax, defaults={"axis": -1}, jvp=_softmax_jvp, batch=leading_batch
+    "softmax",
+    _softmax,
+    optional=("where",),
+    defaults={"axis": -1},
+    jvp=_softmax_jvp,
+    batch=aligned_batch,
 )
-_LOG_SOFTMAX = define("log_softmax", jax.nn.log_softmax, defaults={"axis": -1}, batch=leading_batch)
+_LOG_SOFTMAX = define(
+    "log_softmax",
+    _log_softmax,
+    optional=("where",),
+    defaults={"axis": -1},
+    batch=aligned_batch,
+)
 _GLU = define("glu", jax.nn.glu, defaults={"axis": -1}, batch=leading_batch)
 
 
-def softmax(x: Any, axis: int | Sequence[int] | None = -1) -> jax.Array:
+def softmax(x: Any, axis: int | Sequence[int] | None = -1, where: Any = None) -> jax.Array:
     """Softmax.
 
     ``exp(x) / sum(exp(x))``, the sum over ``axis``.
@@ -64,12 +132,14 @@ def softmax(x: Any, axis: int | Sequence[int] | None = -1) -> jax.Array:
     Args:
         x: any shape; integers become floats.
         axis: one axis, several, or None for all.
+        where: which elements count, of x's shape or one that is broadcast to it; the others are 0
+            in the result. All count if None.
 
     Returns:
         An array of ``x``'s shape whose sum over ``axis`` is 1.
 
     Raises:
-        OpError: an axis does not exist, or comes twice.
+        OpError: an axis does not exist, or comes twice; ``where`` does not fit ``x``.
 
     Source: jax.nn.softmax.
 
@@ -79,10 +149,11 @@ def softmax(x: Any, axis: int | Sequence[int] | None = -1) -> jax.Array:
         [0.5, 0.5]
     """
     x = jnp.asarray(x)
-    return _SOFTMAX.rebind({"x": x}, axis=axes_from_end("softmax", x, axis))
+    operands = {"x": x, "where": aligned("softmax", "where", where, x)}
+    return _SOFTMAX.rebind(operands, axis=axes_from_end("softmax", x, axis))
 
 
-def log_softmax(x: Any, axis: int | Sequence[int] | None = -1) -> jax.Array:
+def log_softmax(x: Any, axis: int | Sequence[int] | None = -1, where: Any = None) -> jax.Array:
     """Logarithm of softmax.
 
     ``x - log(sum(exp(x)))``, the sum over ``axis``.
@@ -90,12 +161,14 @@ def log_softmax(x: Any, axis: int | Sequence[int] | None = -1) -> jax.Array:
     Args:
         x: any shape; integers become floats.
         axis: one axis, several, or None for all.
+        where: which elements count, of x's shape or one that is broadcast to it; the others are
+            minus infinity in the result. All count if None.
 
     Returns:
         An array of ``x``'s shape.
 
     Raises:
-        OpError: an axis does not exist, or comes twice.
+        OpError: an axis does not exist, or comes twice; ``where`` does not fit ``x``.
 
     Source: jax.nn.log_softmax.
 
@@ -105,7 +178,8 @@ def log_softmax(x: Any, axis: int | Sequence[int] | None = -1) -> jax.Array:
         [0.0]
     """
     x = jnp.asarray(x)
-    return _LOG_SOFTMAX.rebind({"x": x}, axis=axes_from_end("log_softmax", x, axis))
+    operands = {"x": x, "where": aligned("log_softmax", "where", where, x)}
+    return _LOG_SOFTMAX.rebind(operands, axis=axes_from_end("log_softmax", x, axis))
 
 
 def glu(x: Any, axis: int = -1) -> jax.Array:
