@@ -4,7 +4,6 @@ Each op is one equation in a jaxpr, under the name that people call it by, and b
 JAX transformation as the plain function that defines it.
 """
 
-from jaxpress.nnops import initializers
 from jaxpress.nnops.activation_spec import (
     Activation,
     activation_entries,
