@@ -28,6 +28,11 @@ from jaxpress.nnops.conv_variants import (
 )
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense, linear
+from jaxpress.nnops.dropout import (
+    drop_path,
+    dropout,
+    stochastic_depth,
+)
 from jaxpress.nnops.einsum_dense import einsum_dense
 from jaxpress.nnops.embedding import attend, embedding
 from jaxpress.nnops.errors import OpError, OpTypeError
@@ -127,6 +132,8 @@ __all__ = [
     "dense",
     "depthwise_conv",
     "dot_product_attention",
+    "drop_path",
+    "dropout",
     "einsum_dense",
     "elu",
     "embedding",
@@ -201,6 +208,7 @@ __all__ = [
     "sparse_sigmoid",
     "squareplus",
     "standardize",
+    "stochastic_depth",
     "swiglu",
     "swish",
     "tanh",

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from zoo_keras import import_keras
 
 from jaxpress import nnops
 
@@ -76,7 +77,7 @@ def test_transposed_is_the_transpose():
 @pytest.mark.parametrize("multiplier", [1, 2])
 def test_depthwise_is_keras(multiplier):
     w, b = draw(3, 2, 3, multiplier), draw(3 * multiplier)
-    import keras
+    keras = import_keras()
 
     want = keras.ops.depthwise_conv(X, w, strides=2, padding="same") + b
     got = nnops.depthwise_conv(X, w.reshape(3, 2, 1, -1), b, strides=2)
@@ -84,7 +85,7 @@ def test_depthwise_is_keras(multiplier):
 
 
 def test_separable_is_keras_and_stays_two_convs():
-    import keras
+    keras = import_keras()
 
     depthwise, pointwise, b = draw(3, 3, 3, 2), draw(1, 1, 6, 5), draw(5)
     want = jax.nn.relu(keras.ops.separable_conv(X, depthwise, pointwise, padding="same") + b)
