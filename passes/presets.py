@@ -16,6 +16,8 @@ from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.rule import RuleSet
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.fold import FOLD_RULES
+from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
+from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
@@ -62,7 +64,9 @@ raise_clips = Pass(
     makes_rules=True,
 )
 fold_batch_norm = Pass(
-    "fold_batch_norm", FOLD_RULES, "Known scales and shifts move into the weights."
+    "fold_batch_norm",
+    FOLD_RULES + FOLD_BEFORE_RULES + FOLD_CHAIN_RULES,
+    "Known scales and shifts move into the weights.",
 )
 fuse_activation = Pass(
     "fuse_activation",

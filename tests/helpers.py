@@ -89,8 +89,43 @@ def assert_close(got: Any, want: Any, tolerance: float = 2e-5) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        wide = np.complex128 if jnp.iscomplexobj(b) else np.float64
+        a, b = np.asarray(a, wide), np.asarray(b, wide)
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.max(np.abs(b), initial=1e-30))
+
+
+def assert_applies(
+    rules: Any,
+    fn: Callable[..., Any],
+    *args: Any,
+    times: int | None = None,
+    tolerance: float = 2e-5,
+    gradients: bool = True,
+) -> Graph:
+    """Assert that rules apply to ``fn``, settle, and keep its values and gradients.
+
+    What ``assert_rewrites`` asserts, but for ``vmap`` and special values, and compiled once: for
+    rules with so many cases that they would take minutes.
+    """
+    graph = trace(fn)(*args)
+    record: list[Any] = []
+    new = rewrite(graph, rules, record=record).validate()
+    assert record if times is None else len(record) == times, f"{record} in\n{graph}"
+    again: list[Any] = []
+    rewrite(new, rules, record=again)
+    assert not again, f"a second run: {again[0]} in\n{new}"
+
+    def outcome(f: Callable[..., Any]) -> Any:
+        out, back = jax.vjp(f, *args)
+        # Weights that differ from entry to entry, so that no error cancels.
+        spread = [jnp.cos(jnp.arange(x.size)).reshape(x.shape) for x in jax.tree.leaves(out)]
+        weights = [w.astype(x.dtype) for w, x in zip(spread, jax.tree.leaves(out), strict=True)]
+        return out, back(jax.tree.unflatten(jax.tree.structure(out), weights))
+
+    run = outcome if gradients else lambda f: f(*args)
+    want, got = jax.jit(lambda: (run(fn), run(new)))()
+    assert_close(got, want, tolerance)
+    return new
 
 
 def assert_refuses(rules: Any, fn: Callable[..., Any], *args: Any, because: str = "") -> None:

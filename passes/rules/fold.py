@@ -1,6 +1,7 @@
-"""Scales and shifts that are known before the data move into the weights of ``conv`` and ``dense``.
+"""Scales and shifts that are known before the data move into the weights of what comes before.
 
 Every rule reassociates: ``(x @ w) * s`` and ``x @ (w * s)`` are equal, and rounded differently.
+Average pooling, reshapes and transposes may stand between.
 """
 
 from __future__ import annotations
@@ -11,88 +12,136 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.fuse import linear_maker
+from jaxpress.passes.rules.steps import (
+    AVERAGE,
+    MOVES,
+    axes_after,
+    keeps_sums,
+    linear_maker,
+    replay,
+    step_nodes,
+)
 from jaxpress.passes.rules.weights import (
-    as_vector,
-    channel_vector,
-    features,
-    features_axis,
+    along,
+    as_type,
+    bias_axes,
+    bias_shape,
     operands_of,
     rebind,
-    scale_features,
+    scale_outputs,
+    spread_of,
+    work_dtype,
 )
 
-__all__ = ["FOLD_RULES"]
+__all__ = ["FOLD_RULES", "batch_norm_terms", "is_foldable", "norm_of"]
 
 
-def _foldable(state: State, maker: Node, known: dict[str, Value]) -> bool:
-    """Whether the weights may take in a scale: known, floating, and no residual behind them."""
+def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
+    """Whether weights may take in what is known: floating, and known themselves."""
     view = state.view
-    operands = operands_of(view, maker)
-    if "residual" in operands:
-        return state.fail(f"{maker.op} adds a residual before", maker)
-    if not jnp.issubdtype(maker.output.dtype, jnp.floating):
-        return state.fail(f"{maker.op} is of {maker.output.dtype}", maker)
-    for name, v in {**operands, **known}.items():
-        if name != "x" and not view.is_known(v):
-            return state.fail(f"{name} is {v!r}, which is not known before the data", maker)
+    if not jnp.issubdtype(linear.output.dtype, jnp.floating):
+        return state.fail(f"{linear.op} is of {linear.output.dtype}", linear)
+    for name, v in {**operands_of(view, linear), **known}.items():
+        if name not in ("x", "residual") and not view.is_known(v):
+            return state.fail(f"{name} is {v!r}, which is not known before the data", linear)
     return True
 
 
-class _BatchNormAfterLinear:
-    """``batch_norm(linear)`` along the features, everything but ``x`` known."""
+def _maker(
+    state: State, value: Value, user: Node, shifts: bool
+) -> tuple[Node, tuple[Node, ...], tuple[int, ...]] | None:
+    """The linear op behind ``value``, the steps between, and where its features come out."""
+    found = linear_maker(state, value, user, MOVES | AVERAGE)
+    if found is None:
+        return None
+    maker, steps = found
+    if "residual" in operands_of(state.view, maker):
+        state.fail(f"{maker.op} adds a residual before", maker)
+        return None
+    if shifts and not all(map(keeps_sums, steps)):
+        state.fail("means over padding change a shift", user)
+        return None
+    axes = axes_after(state.view, steps, bias_axes(maker))
+    if axes is None:
+        state.fail("the features are not an axis of their own any more", user)
+        return None
+    return maker, steps, axes
 
-    names = frozenset({"batch_norm"})
+
+def norm_of(state: State, node: Node) -> dict[str, Value] | None:
+    """The operands of a ``batch_norm`` whose statistics are not mapped."""
+    if node.params.get("mapped"):
+        state.fail("it is mapped over several statistics", node)
+        return None
+    return operands_of(state.view, node)
+
+
+class _BatchNormAfterLinear:
+    """``batch_norm(linear)`` along the features, everything but ``x`` known.
+
+    Also where a norm in the wider dtype of its statistics is converted back at once.
+    """
+
+    names = frozenset({"batch_norm", "convert_element_type"})
     size = 2
 
-    def find(self, state: State, node: Node) -> Match | None:
-        view = state.view
-        norm = nnops.registry()["batch_norm"].operands(view.inputs(node), node.params)
-        if node.params.get("mapped"):
-            state.fail("it is mapped over several statistics", node)
+    def find(self, state: State, root: Node) -> Match | None:
+        view, node = state.view, root
+        if root.op == "convert_element_type":
+            value = view.inputs(root)[0]
+            inner = view.producer(value)
+            if inner is None or inner.op != "batch_norm" or view.use_count(value) != 1:
+                state.fail("it converts no batch_norm for itself alone", root)
+                return None
+            node = inner
+        norm = norm_of(state, node)
+        found = None if norm is None else _maker(state, norm["x"], node, shifts=True)
+        if norm is None or found is None:
             return None
-        maker = linear_maker(state, norm["x"], node)
-        if maker is None:
-            state.fail(f"{norm['x']!r} is not made by a conv or dense for it alone", node)
+        maker, steps, axes = found
+        if norm["x"].dtype != root.output.dtype:
+            state.fail(f"it makes {root.output.dtype} of {norm['x'].dtype}", root)
             return None
-        if node.params["axis"] % node.output.ndim != features_axis(maker):
+        if (node.params["axis"] % node.output.ndim,) != axes:
             state.fail(f"it norms axis {node.params['axis']}, not the features", node)
             return None
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
-        if not _foldable(state, maker, statistics):
+        if not is_foldable(state, maker, statistics):
             return None
         values = {**operands_of(view, maker), **statistics}
-        return Match(view, node, values, {"linear": maker}, (maker,))
+        nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
+        return Match(view, root, values, nodes, (node, *steps, maker))
 
 
-# Weights are computed with lax alone: jax.numpy's operators are jitted one by one, and traced for
-# each new shape, which would take longer than all the rest of a rewrite.
+def batch_norm_terms(match: Match, operands: dict[str, Any], b: Any, dtype: Any) -> Any:
+    """``(scale, shift)`` such that a matched ``batch_norm`` makes ``x * scale + shift`` of x + b.
 
-
-def _as(x: Any, dtype: Any) -> Any:
-    return lax.convert_element_type(x, dtype)
+    Its operands but x are taken out of ``operands``.
+    """
+    norm = {k: operands.pop(f"norm_{k}", None) for k in ("mean", "var", "scale", "bias")}
+    wide = {k: as_type(v, dtype) for k, v in norm.items() if v is not None}
+    epsilon = np.asarray(match.nodes["norm"].params["epsilon"], dtype)
+    scale = lax.rsqrt(lax.add(wide["var"], epsilon))
+    if "scale" in wide:
+        scale = lax.mul(scale, wide["scale"])
+    # A bias and the mean that it leads to are close: their difference comes first.
+    shift = lax.neg(wide["mean"]) if b is None else lax.sub(as_type(b, dtype), wide["mean"])
+    shift = lax.mul(shift, scale)
+    return scale, lax.add(shift, wide["bias"]) if "bias" in wide else shift
 
 
 def _fold_batch_norm(*, match: Match, **operands: Any) -> Any:
     linear = match.nodes["linear"]
-    norm = {k: operands.pop(f"norm_{k}", None) for k in ("mean", "var", "scale", "bias")}
-    dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
-    wide = {k: _as(v, dtype) for k, v in norm.items() if v is not None}
-    scale = lax.rsqrt(lax.add(wide["var"], np.asarray(match.root.params["epsilon"], dtype)))
-    if "scale" in wide:
-        scale = lax.mul(scale, wide["scale"])
-    b = operands.get("b")
-    shift = lax.neg(wide["mean"]) if b is None else lax.sub(_as(b, dtype), wide["mean"])
-    shift = lax.mul(shift, scale)
-    if "bias" in wide:
-        shift = lax.add(shift, wide["bias"])
-    operands["w"] = scale_features(linear, operands["w"], scale)
-    operands["b"] = _as(shift, linear.output.dtype)
-    return rebind(linear, operands)
+    b, shape = operands.get("b"), bias_shape(linear)
+    # The one axis of a norm is the features' only one.
+    flat = None if b is None else lax.reshape(b, (b.size,))
+    scale, shift = batch_norm_terms(match, operands, flat, work_dtype(linear))
+    operands["w"] = scale_outputs(linear, operands["w"], lax.reshape(scale, shape))
+    operands["b"] = as_type(lax.reshape(shift, shape), linear.output.dtype)
+    return replay(match.nodes, rebind(linear, operands))
 
 
 # batch_norm(conv(x, w, b), mean, var, g, h) -> conv(x, w * s, (b - mean) * s + h),
@@ -114,50 +163,63 @@ class _AffineAfterLinear:
         view = state.view
         inputs = view.inputs(node)
         for i, value in enumerate(inputs):
-            maker = linear_maker(state, value, node)
-            if maker is None or (node.op == "div" and i == 1):
-                continue
             other = inputs[1 - i]
-            vector = channel_vector(view, other, maker)
-            if vector is None or other.dtype != value.dtype:
+            if not view.is_known(other) or (node.op == "div" and i == 1):
+                state.fail(f"{other!r} is not known before the data", node)
+                continue
+            found = _maker(state, value, node, shifts=node.op in ("add", "sub"))
+            if found is None:
+                continue
+            maker, steps, axes = found
+            base, varies = spread_of(view, other)
+            if other.ndim not in (0, node.output.ndim) or not set(varies) <= set(axes):
                 state.fail(f"{other!r} does not run along the features alone", node)
                 continue
-            if node.output.aval.shape != value.aval.shape:
+            if node.output.shape != value.shape or other.dtype != value.dtype:
                 state.fail("it broadcasts the result", node)
                 continue
-            if not _foldable(state, maker, {"other": other}):
+            if not is_foldable(state, maker, {"other": other}):
                 continue
-            values = {**operands_of(view, maker), "vector": vector}
-            return Match(view, node, values, {"linear": maker}, (maker,), {"first": i == 0})
+            values = {**operands_of(view, maker), "vector": base}
+            nodes = {"linear": maker, **step_nodes(steps)}
+            info = {"first": i == 0, "varies": varies, "axes": axes}
+            return Match(view, node, values, nodes, (*steps, maker), info)
         return None
+
+
+def _vector(match: Match, base: Any) -> Any:
+    linear, axes = match.nodes["linear"], match.info["axes"]
+    shape = [match.root.output.shape[a] for a in axes]
+    vector = along(base, match.info["varies"], axes, shape, work_dtype(linear))
+    return lax.reshape(vector, bias_shape(linear))
 
 
 def _fold_scale(vector: Any, *, match: Match, **operands: Any) -> Any:
     linear = match.nodes["linear"]
-    dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
-    scale = as_vector(vector, features(linear), dtype)
+    dtype = work_dtype(linear)
+    scale = _vector(match, vector)
     if match.root.op == "div":
         scale = lax.div(lax.full_like(scale, 1), scale)
-    operands["w"] = scale_features(linear, operands["w"], scale)
+    operands["w"] = scale_outputs(linear, operands["w"], scale)
     if operands.get("b") is not None:
-        b = lax.mul(_as(operands["b"], dtype), scale)
-        operands["b"] = _as(b, linear.output.dtype)
-    return rebind(linear, operands)
+        b = lax.mul(as_type(operands["b"], dtype), scale)
+        operands["b"] = as_type(b, linear.output.dtype)
+    return replay(match.nodes, rebind(linear, operands))
 
 
 def _fold_shift(vector: Any, *, match: Match, **operands: Any) -> Any:
     linear, first = match.nodes["linear"], match.info["first"]
-    dtype = jnp.promote_types(linear.output.dtype, jnp.float32)
-    shift = as_vector(vector, features(linear), dtype)
+    dtype = work_dtype(linear)
+    shift = _vector(match, vector)
     b = operands.get("b")
-    b = lax.full_like(shift, 0) if b is None else _as(b, dtype)
+    b = lax.full_like(shift, 0) if b is None else as_type(b, dtype)
     if match.root.op == "sub" and not first:  # shift - linear
         operands["w"] = lax.neg(operands["w"])
         b = lax.sub(shift, b)
     else:
         b = lax.sub(b, shift) if match.root.op == "sub" else lax.add(b, shift)
-    operands["b"] = _as(b, linear.output.dtype)
-    return rebind(linear, operands)
+    operands["b"] = as_type(b, linear.output.dtype)
+    return replay(match.nodes, rebind(linear, operands))
 
 
 # conv(x, w, b) * s -> conv(x, w * s, b * s)

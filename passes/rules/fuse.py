@@ -1,48 +1,36 @@
-"""Bias, residual and activation move into ``conv`` and ``dense``. Every rule here is exact.
+"""Bias, residual and activation move into ``conv``, ``dense`` and ``einsum_dense``.
 
 A fused op computes ``activation(op(x, w) + b + residual)`` in just that order, so nothing is
-rounded differently.
+rounded differently; only a bias that came after the residual is. Reshapes and transposes may stand
+between, and then come after.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from jax import lax
+
 from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.steps import MOVES, axes_after, linear_maker, replay, step_nodes
 from jaxpress.passes.rules.weights import (
-    LINEAR_OPS,
-    as_vector,
-    channel_vector,
-    features,
+    along,
+    bias_axes,
+    bias_shape,
     operands_of,
     rebind,
+    spread_of,
 )
 from jaxpress.passes.view import View
 
-__all__ = ["FUSE_RULES", "linear_maker"]
+__all__ = ["FUSE_RULES"]
 
 _FUSABLE_PRIMITIVES = frozenset({"tanh"})
 
-
-def linear_maker(state: State, value: Value, user: Node) -> Node | None:
-    """The ``conv`` or ``dense`` that makes ``value`` for ``user`` alone, with no activation yet."""
-    view = state.view
-    node = view.producer(value)
-    if node is None or node.op not in LINEAR_OPS:
-        return None
-    if node.params.get("mapped"):
-        state.fail(f"{node.op} is mapped over several weights", node)
-        return None
-    if node.params["activation"] is not None:
-        state.fail(f"{node.op} has an activation already", node)
-        return None
-    if view.use_count(value) != 1 or view.inputs(user).count(value) != 1:
-        state.fail(f"{value!r} is used elsewhere as well", node)
-        return None
-    return node
+Steps = tuple[Node, ...]
 
 
 class _AddPattern:
@@ -56,74 +44,105 @@ class _AddPattern:
         inputs = view.inputs(node)
         # Of two candidates the one that is computed later takes the other as its residual.
         for value, other in (inputs, inputs[::-1]):
-            maker = linear_maker(state, value, node)
-            if maker is None:
+            found = linear_maker(state, value, node, MOVES)
+            if found is None:
                 continue
             if other.dtype != value.dtype or node.output.aval.shape != value.aval.shape:
                 state.fail("the sum has another dtype or shape", node)
                 continue
-            match = self.accept(state, node, maker, value, other)
+            match = self.accept(state, node, *found, value, other)
             if match is not None:
                 return match
         return None
 
     def accept(
-        self, state: State, node: Node, maker: Node, value: Value, other: Value
+        self, state: State, node: Node, maker: Node, steps: Steps, value: Value, other: Value
     ) -> Match | None:
         raise NotImplementedError
 
 
-def _match(view: View, node: Node, maker: Node, **more: Value) -> Match:
+def _match(view: View, node: Node, maker: Node, steps: Steps, info: Any = None, **more: Any) -> Any:
     values = {**operands_of(view, maker), **more}
-    return Match(view, node, values, {"linear": maker}, (maker,))
+    nodes = {"linear": maker, **step_nodes(steps)}
+    return Match(view, node, values, nodes, (*steps, maker), info)
+
+
+def _bias_of(view: View, maker: Node, steps: Steps, other: Value, ndim: int) -> Any:
+    """``(base, the axes that it runs along, the axes of the features)``, or ``None``."""
+    axes = axes_after(view, steps, bias_axes(maker))
+    if axes is None or other.ndim not in (0, ndim):
+        return None
+    base, varies = spread_of(view, other)
+    return (base, varies, axes) if set(varies) <= set(axes) else None
 
 
 class _BiasPattern(_AddPattern):
+    """A bias, where the op has a residual already or, by default, where it has none."""
+
+    def __init__(self, after_residual: bool = False):
+        self.after_residual = after_residual
+
     def accept(
-        self, state: State, node: Node, maker: Node, value: Value, other: Value
+        self, state: State, node: Node, maker: Node, steps: Steps, value: Value, other: Value
     ) -> Match | None:
         present = operands_of(state.view, maker)
-        vector = channel_vector(state.view, other, maker)
-        if vector is None:
+        found = _bias_of(state.view, maker, steps, other, value.ndim)
+        if found is None:
             state.fail(f"{other!r} does not run along the features alone", node)
             return None
-        if "b" in present or "residual" in present:
-            state.fail(f"{maker.op} has a bias or a residual already", maker)
+        if "b" in present or ("residual" in present) != self.after_residual:
+            state.fail(f"{maker.op} has operands {sorted(present)}", maker)
             return None
-        return _match(state.view, node, maker, vector=vector)
+        base, varies, axes = found
+        info = {"varies": varies, "axes": axes}
+        return _match(state.view, node, maker, steps, info, vector=base)
 
 
 def _add_bias(vector: Any, *, match: Match, **operands: Any) -> Any:
-    linear = match.nodes["linear"]
-    operands["b"] = as_vector(vector, features(linear), linear.output.dtype)
-    return rebind(linear, operands)
+    linear, axes = match.nodes["linear"], match.info["axes"]
+    shape = [match.root.output.shape[a] for a in axes]
+    bias = along(vector, match.info["varies"], axes, shape, linear.output.dtype)
+    operands["b"] = lax.reshape(bias, bias_shape(linear))
+    return replay(match.nodes, rebind(linear, operands))
 
 
 # conv(x, w) + b -> conv(x, w, b)
 FUSE_BIAS = Rule("fuse_bias", _BiasPattern(), _add_bias)
 
+# conv(x, w, residual=r) + b -> conv(x, w, b, r)
+FUSE_LATE_BIAS = Rule(
+    "fuse_late_bias", _BiasPattern(after_residual=True), _add_bias, numerics="reassociates"
+)
+
 
 class _ResidualPattern(_AddPattern):
     def accept(
-        self, state: State, node: Node, maker: Node, value: Value, other: Value
+        self, state: State, node: Node, maker: Node, steps: Steps, value: Value, other: Value
     ) -> Match | None:
         if "residual" in operands_of(state.view, maker):
             state.fail(f"{maker.op} has a residual already", maker)
             return None
+        if any(step.op == "transpose" for step in steps):
+            state.fail("the residual would have to be transposed", node)
+            return None
         if isinstance(other, Literal) or other.aval.shape != value.aval.shape:
             state.fail(f"{other!r} is broadcast", node)
             return None
-        if channel_vector(state.view, other, maker) is not None and state.view.is_known(other):
+        is_bias = _bias_of(state.view, maker, steps, other, value.ndim) is not None
+        if is_bias and state.view.is_known(other):
             state.fail(f"{other!r} is a bias", node)
             return None
         if getattr(other.aval, "sharding", None) != getattr(value.aval, "sharding", None):
             state.fail("the two are sharded differently", node)
             return None
-        return _match(state.view, node, maker, other=other)
+        return _match(state.view, node, maker, steps, other=other)
 
 
 def _add_residual(other: Any, *, match: Match, **operands: Any) -> Any:
-    return rebind(match.nodes["linear"], {**operands, "residual": other})
+    linear = match.nodes["linear"]
+    if other.shape != linear.output.shape:
+        other = lax.reshape(other, linear.output.shape)
+    return replay(match.nodes, rebind(linear, {**operands, "residual": other}))
 
 
 # conv(x, w, b) + r -> conv(x, w, b, r)
@@ -141,9 +160,8 @@ class _ActivationPattern:
         inputs = view.inputs(node)
         if len(inputs) != 1:
             return None
-        maker = linear_maker(state, inputs[0], node)
-        if maker is None:
-            state.fail(f"{inputs[0]!r} is not made by a conv or dense for {node.op} alone", node)
+        found = linear_maker(state, inputs[0], node, MOVES)
+        if found is None:
             return None
         if inputs[0].dtype != node.output.dtype:
             state.fail(f"{node.op} changes the dtype", node)
@@ -151,16 +169,17 @@ class _ActivationPattern:
         if node.op in _FUSABLE_PRIMITIVES and node.params.get("accuracy") is not None:
             state.fail(f"{node.op} asks for an accuracy of its own", node)
             return None
-        return _match(view, node, maker)
+        return _match(view, node, *found)
 
 
 def _add_activation(*, match: Match, **operands: Any) -> Any:
     root = match.root
     params = {} if root.op in _FUSABLE_PRIMITIVES else dict(root.params)
-    return rebind(match.nodes["linear"], operands, activation=(root.op, params))
+    y = rebind(match.nodes["linear"], operands, activation=(root.op, params))
+    return replay(match.nodes, y)
 
 
 # relu(conv(x, w, b, r)) -> conv(x, w, b, r, activation=relu)
 FUSE_ACTIVATION = Rule("fuse_activation", _ActivationPattern(), _add_activation)
 
-FUSE_RULES = RuleSet((FUSE_BIAS, FUSE_RESIDUAL, FUSE_ACTIVATION))
+FUSE_RULES = RuleSet((FUSE_BIAS, FUSE_LATE_BIAS, FUSE_RESIDUAL, FUSE_ACTIVATION))

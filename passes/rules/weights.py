@@ -1,85 +1,217 @@
-"""Arithmetic on the weights of ``conv`` and ``dense``, as folding needs it."""
+"""Arithmetic on the weights of ``conv``, ``dense`` and ``einsum_dense``, as folding needs it.
+
+Weights are computed with ``lax`` alone: the operators of ``jax.numpy`` are jitted one by one, and
+traced for each new shape, which would take longer than all the rest of a rewrite.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 
 from jaxpress import nnops
-from jaxpress.capture import Node, Value
+from jaxpress.capture import Literal, Node, Value
 from jaxpress.nnops.conv_geometry import specs
-from jaxpress.passes.view import View, channel_base
+from jaxpress.nnops.einsum_equation import Equation, parse_equation
+from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = [
     "LINEAR_OPS",
-    "channel_vector",
-    "features",
-    "features_axis",
+    "along",
+    "as_type",
+    "as_vector",
+    "bias_axes",
+    "bias_shape",
+    "input_axes",
     "operands_of",
     "rebind",
-    "scale_features",
-    "static_params",
+    "scale_inputs",
+    "scale_outputs",
+    "shift_through",
+    "spread_of",
+    "work_dtype",
 ]
 
-LINEAR_OPS = ("conv", "dense")
+LINEAR_OPS = frozenset({"conv", "dense", "einsum_dense"})
+
+_SAME_ELEMENTS = frozenset({"reshape", "squeeze", "expand_dims", "copy"})
+_DENSE = Equation("a", "ab", "b")
 
 
 def operands_of(view: View, node: Node) -> dict[str, Value]:
-    """A ``conv``'s or ``dense``'s operands by name."""
+    """A named op's operands by name."""
     return nnops.registry()[node.op].operands(view.inputs(node), node.params)
-
-
-def static_params(node: Node) -> dict[str, Any]:
-    """Its parameters, but for the list of operands, which ``rebind`` makes anew."""
-    return {k: v for k, v in node.params.items() if k != "operands"}
 
 
 def rebind(node: Node, operands: dict[str, Any], **changes: Any) -> Any:
     """The same op on other operands, with some parameters changed."""
-    return nnops.registry()[node.op].rebind(operands, **{**static_params(node), **changes})
+    # The list of operands is made anew.
+    params = {k: v for k, v in node.params.items() if k != "operands"}
+    return nnops.registry()[node.op].rebind(operands, **{**params, **changes})
 
 
-def features_axis(node: Node) -> int:
-    """The axis of the result along which the bias runs."""
-    if node.op == "dense":
-        return node.output.ndim - 1
-    return specs(node.params["dimension_numbers"]).out_spec[1]
+def work_dtype(node: Node) -> Any:
+    """What a node's weights are computed in: float32 at least."""
+    return jnp.promote_types(node.output.dtype, jnp.float32)
 
 
-def features(node: Node) -> Any:
-    """How many features the result has."""
-    return node.output.shape[features_axis(node)]
+def as_type(x: Any, dtype: Any) -> Any:
+    """``x`` in another dtype."""
+    return lax.convert_element_type(x, dtype)
 
 
-def scale_features(node: Node, w: Any, scale: Any) -> Any:
-    """``w`` with each feature's weights multiplied; ``scale`` has shape (features,)."""
-    axis = w.ndim - 1 if node.op == "dense" else specs(node.params["dimension_numbers"]).rhs_spec[0]
-    shape = [1] * w.ndim
-    shape[axis] = w.shape[axis]
-    wide = lax.mul(lax.convert_element_type(w, scale.dtype), lax.reshape(scale, shape))
-    return lax.convert_element_type(wide, w.dtype)
+# Which axes belong to which.
 
 
-def channel_vector(view: View, value: Value, node: Node) -> Value | None:
-    """What ``value`` is a broadcast of, if it varies along ``node``'s features alone.
+def _equation(node: Node) -> Equation:
+    return _DENSE if node.op == "dense" else parse_equation(node.params["equation"])
 
-    The result has one element, or as many as there are features, in any shape.
+
+def bias_axes(node: Node) -> tuple[int, ...]:
+    """The axes of the result along which a bias runs, rising."""
+    if node.op == "conv":
+        return (specs(node.params["dimension_numbers"]).out_spec[1],)
+    n = node.output.ndim
+    return tuple(n + axis for axis in _equation(node).bias_axes)
+
+
+def bias_shape(node: Node) -> tuple[Any, ...]:
+    """The shape of a bias."""
+    return tuple(node.output.shape[axis] for axis in bias_axes(node))
+
+
+def input_axes(node: Node, x: Value) -> tuple[int, ...]:
+    """The axes that ``x`` shares with the weights (a convolution's window aside), rising."""
+    if node.op == "conv":
+        return (specs(node.params["dimension_numbers"]).lhs_spec[1],)
+    equation = _equation(node)
+    lead = x.ndim - len(equation.x)
+    return tuple(lead + i for i, c in enumerate(equation.x) if c in equation.w)
+
+
+# What multiplies or shifts data becomes part of the weights.
+
+
+def scale_outputs(node: Node, w: Any, scale: Any) -> Any:
+    """``w`` such that the result is multiplied by ``scale``, of the shape of a bias."""
+    if node.op == "conv":
+        axes = [specs(node.params["dimension_numbers"]).rhs_spec[0]]
+    else:
+        equation = _equation(node)
+        axes = [equation.w.index(c) for c in equation.bias]
+    return _times(w, scale, axes)
+
+
+def scale_inputs(node: Node, w: Any, scale: Any) -> Any:
+    """``w`` such that it does what scaling x would; ``scale`` runs along ``input_axes``."""
+    if node.op == "conv":
+        spread, axes = _by_group(node, w, scale)
+        return _times(w, spread, axes)
+    equation = _equation(node)
+    return _times(w, scale, [equation.w.index(c) for c in equation.x if c in equation.w])
+
+
+def shift_through(node: Node, w: Any, shift: Any) -> Any:
+    """What the result gains where x is larger by ``shift``, along ``input_axes``: like a bias.
+
+    For a convolution, only where its window is always full.
     """
-    if value.ndim not in (0, node.output.ndim):
-        return None
-    found = channel_base(view, value)
-    if found is None:
-        return None
-    base, axis = found
-    if axis is not None and axis != features_axis(node):
-        return None
-    return base
+    w = as_type(w, shift.dtype)
+    if node.op == "conv":
+        spread, axes = _by_group(node, w, shift)
+        features = axes[0]
+        rest = [i for i in range(w.ndim) if i != features]
+        return jnp.sum(_times(w, spread, axes), axis=tuple(rest))
+    equation = _equation(node)
+    labels = [c for c in equation.x if c in equation.w]
+    sums, batch = equation.contracted, equation.batch
+    out = lax.dot_general(
+        shift,
+        w,
+        (
+            ([labels.index(c) for c in sums], [equation.w.index(c) for c in sums]),
+            ([labels.index(c) for c in batch], [equation.w.index(c) for c in batch]),
+        ),
+        precision=lax.Precision.HIGHEST,
+    )
+    order = batch + "".join(c for c in equation.w if c not in equation.x)
+    return lax.transpose(out, [order.index(c) for c in equation.bias])
+
+
+def _times(w: Any, factor: Any, axes: Sequence[int]) -> Any:
+    """``w * factor``, whose axes are ``axes`` of w in this order, in the wider dtype and back."""
+    rising = sorted(range(len(axes)), key=lambda i: axes[i])
+    factor = lax.transpose(factor, rising)
+    spread = lax.broadcast_in_dim(factor, w.shape, sorted(axes))
+    return as_type(lax.mul(as_type(w, factor.dtype), spread), w.dtype)
+
+
+def _by_group(node: Node, w: Any, vector: Any) -> tuple[Any, list[int]]:
+    """A vector along a conv's channels as (features, channels of a group), and w's axes of both."""
+    numbers, groups = specs(node.params["dimension_numbers"]), node.params["groups"]
+    features, inner = numbers.rhs_spec[:2]
+    each = (groups, w.shape[features] // groups, w.shape[inner])
+    spread = lax.broadcast_in_dim(lax.reshape(vector, (groups, each[2])), each, (0, 2))
+    return lax.reshape(spread, (w.shape[features], w.shape[inner])), [features, inner]
+
+
+# What a value is a broadcast of.
+
+
+def spread_of(view: View, value: Value) -> tuple[Value, tuple[int, ...]]:
+    """The barest value that ``value`` repeats, and the axes of ``value`` along which it varies.
+
+    Returns:
+      ``(base, axes)``: ``base`` holds, in order, the elements of ``value`` along ``axes`` (rising),
+      and ``value`` repeats them along every other axis.
+    """
+    axes: list[int] = list(range(value.ndim))
+    while True:
+        found = broadcast_operand(view, value)
+        if found is not None:
+            operand, dims = found
+            axes = [axes[d] for d in dims]
+        else:
+            node = view.producer(value)
+            if node is None or node.op not in _SAME_ELEMENTS:
+                break
+            operand = view.inputs(node)[0]
+            wide = [(axis, n) for axis, n in zip(axes, value.shape, strict=True) if n != 1]
+            if [n for n in operand.shape if n != 1] != [n for _, n in wide]:
+                break
+            # Axes of length 1 belong nowhere in particular.
+            left = iter(axis for axis, _ in wide)
+            axes = [next(left) if n != 1 else -1 for n in operand.shape]
+        if isinstance(operand, Literal) and operand.ndim:
+            break
+        value = operand
+    return value, tuple(axis for axis, n in zip(axes, value.shape, strict=True) if n != 1)
+
+
+def along(base: Any, varies: Sequence[int], axes: Sequence[int], shape: Any, dtype: Any) -> Any:
+    """The elements of ``spread_of`` as an array that runs along ``axes``.
+
+    Args:
+      base: an array, or a number.
+      varies: the axes that its elements are of; some of ``axes``.
+      axes: what the result's axes are, in any order.
+      shape: the result's.
+      dtype: likewise.
+    """
+    x = as_type(base, dtype)
+    places = [axes.index(a) for a in varies]
+    x = lax.reshape(x, tuple(shape[p] for p in places))
+    x = lax.transpose(x, sorted(range(len(places)), key=lambda i: places[i]))
+    return lax.broadcast_in_dim(x, tuple(shape), sorted(places))
 
 
 def as_vector(v: Any, n: Any, dtype: Any) -> Any:
     """``v``, of one element or ``n``, as an array of shape (n,)."""
-    x = lax.convert_element_type(v, dtype)
-    if x.size == 1:
+    x = as_type(v, dtype)
+    if math.prod(x.shape) == 1:
         return lax.broadcast_in_dim(lax.reshape(x, (1,)), (n,), (0,))
     return lax.reshape(x, (n,))

@@ -1,0 +1,309 @@
+"""Scales and shifts that are known before the data move into the weights of what comes after.
+
+A scale of the channels goes through zero padding, a shift does not: where a convolution pads, its
+zeros stay zeros. Every rule reassociates.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxpress.capture import Node, Value
+from jaxpress.passes.pattern import State
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.fold import (
+    FOLD_RULES,
+    batch_norm_terms,
+    is_foldable,
+    norm_of,
+)
+from jaxpress.passes.rules.steps import (
+    AVERAGE,
+    MOVES,
+    PAD,
+    axes_before,
+    keeps_sums,
+    replay,
+    step_nodes,
+    steps_back,
+)
+from jaxpress.passes.rules.weights import (
+    LINEAR_OPS,
+    along,
+    as_type,
+    input_axes,
+    operands_of,
+    rebind,
+    scale_inputs,
+    shift_through,
+    spread_of,
+    work_dtype,
+)
+from jaxpress.passes.view import View
+
+__all__ = ["FOLD_BEFORE_RULES"]
+
+# More users than this of one value are not looked at: a rule does bounded work at a node.
+MAX_USERS = 16
+
+_SHIFTS = frozenset({"add", "sub"})
+_AFFINE = frozenset({"mul", "div", "batch_norm"}) | _SHIFTS
+_NORMS = ("layer_norm", "rms_norm")
+
+
+class _Path(NamedTuple):
+    """How a linear op comes by its input.
+
+    Attributes:
+      source: what enters the first step.
+      user: who takes it: the first step, or the linear op itself.
+      steps: the steps, in the order in which they run.
+      axes: the axes of ``source`` that the weights see, in the weights' order.
+      changed: the axes along which a step pads or takes means.
+    """
+
+    source: Value
+    user: Node
+    steps: tuple[Node, ...]
+    axes: tuple[int, ...]
+    changed: frozenset[int]
+
+
+def _path(state: State, linear: Node) -> _Path | None:
+    view = state.view
+    if linear.params.get("mapped"):
+        state.fail(f"{linear.op} is mapped over several weights", linear)
+        return None
+    x = operands_of(view, linear)["x"]
+    if view.inputs(linear).count(x) != 1:
+        state.fail(f"{x!r} is another operand too", linear)
+        return None
+    steps, source, user = steps_back(view, x, linear, MOVES | AVERAGE | PAD)
+    found = axes_before(view, steps, input_axes(linear, x))
+    if found is None:
+        state.fail("a reshape mixes channels with other axes", linear)
+        return None
+    return _Path(source, user, tuple(reversed(steps)), *found)
+
+
+def _takes(state: State, linear: Node, path: _Path, varies: tuple[int, ...], shifts: bool) -> bool:
+    """Whether weights can take in what runs along the axes ``varies`` of ``path.source``."""
+    if not set(varies) <= set(path.axes):
+        return state.fail("it does not run along the channels alone", linear)
+    if path.changed & set(varies):
+        return state.fail("what stands between changes the axis that it runs along", linear)
+    if shifts and not (all(map(keeps_sums, path.steps)) and _is_full(linear)):
+        return state.fail("padding is zero before and after a shift", linear)
+    return is_foldable(state, linear, {})
+
+
+def _is_full(linear: Node) -> bool:
+    """Whether a window never lies on padding or on the holes of a dilated input."""
+    if linear.op != "conv":
+        return True
+    params = linear.params
+    if params["transposed"] and any(s != 1 for s in params["strides"]):
+        return False
+    return all(isinstance(p, int) and p <= 0 for pair in params["padding"] for p in pair)
+
+
+def _all_users_take(state: State, value: Value, varies: tuple[int, ...], shifts: bool) -> bool:
+    """Whether every user of ``value`` is a linear op that can take in what made it."""
+    view = state.view
+    users = view.users(value)
+    if view.is_output(value) or not users or len(users) > MAX_USERS:
+        return state.fail(lambda: f"{value!r} is an output, or has many users")
+    for user in users:
+        linear = _next_linear(view, value, user)
+        path = None if linear is None else _path(state, linear)
+        if linear is None or path is None or path.source is not value:
+            return state.fail(lambda: f"{value!r} is used elsewhere as well", user)
+        if not _takes(state, linear, path, varies, shifts):
+            return False
+    return True
+
+
+def _next_linear(view: View, value: Value, user: Node) -> Node | None:
+    """The linear op at the end of the steps that begin with ``user``."""
+    for _ in range(8):
+        if user.op in LINEAR_OPS:
+            return user
+        if user.op not in MOVES | AVERAGE | PAD or view.use_count(user.output) != 1:
+            return None
+        following = view.users(user.output)
+        if not following:  # the one use is an output
+            return None
+        user = following[0]
+    return None
+
+
+class _AffineBeforeLinear:
+    """A linear op of something that was scaled or shifted along its channels."""
+
+    names = LINEAR_OPS
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        path = _path(state, node)
+        if path is None:
+            return None
+        made = view.producer(path.source)
+        if made is None or made.op not in _AFFINE or view.is_known(path.source):
+            state.fail(f"its input {path.source!r} is not scaled or shifted", node)
+            return None
+        if not jnp.issubdtype(path.source.dtype, jnp.floating):
+            state.fail(f"its input is {path.source.dtype}", node)
+            return None
+        for rule in FOLD_RULES.at(made.op):
+            if rule.pattern.find(State(view), made) is not None:
+                state.fail("it folds into what comes before it", made)
+                return None
+        if made.op == "batch_norm":
+            found = self._batch_norm(state, made)
+        else:
+            found = self._affine(state, made)
+        if found is None:
+            return None
+        values, varies, shifts, info = found
+        if not _all_users_take(state, path.source, varies, shifts):
+            return None
+        operands = {**operands_of(view, node), **values}
+        nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
+        info = {**info, "axes": path.axes, "varies": varies}
+        return Match(view, node, operands, nodes, (*path.steps, made), info)
+
+    def _batch_norm(self, state: State, made: Node) -> Any:
+        norm = norm_of(state, made)
+        if norm is None:
+            return None
+        if made.output.dtype != norm["x"].dtype:
+            state.fail(f"it makes {made.output.dtype} of {norm['x'].dtype}", made)
+            return None
+        values = {"x": norm["x"], **{f"norm_{k}": v for k, v in norm.items() if k != "x"}}
+        if not all(state.view.is_known(v) for k, v in values.items() if k != "x"):
+            state.fail("its statistics depend on the data", made)
+            return None
+        return values, (made.params["axis"] % made.output.ndim,), True, {}
+
+    def _affine(self, state: State, made: Node) -> Any:
+        view = state.view
+        for i, data in enumerate(view.inputs(made)):
+            other = view.inputs(made)[1 - i]
+            if not view.is_known(other) or (made.op == "div" and i == 1):
+                continue
+            if data.shape != made.output.shape or other.ndim not in (0, data.ndim):
+                state.fail("it broadcasts", made)
+                return None
+            producer = view.producer(data)
+            if producer is not None and producer.op == "reduce_sum":
+                state.fail("it divides a sum into a mean", made)
+                return None
+            base, varies = spread_of(view, other)
+            values = {"x": data, "vector": base}
+            return values, varies, made.op in _SHIFTS, {"first": i == 0}
+        state.fail("neither operand is known before the data", made)
+        return None
+
+
+def _fold(vector: Any = None, *, match: Match, **operands: Any) -> Any:
+    linear, made, info = match.root, match.nodes["affine"], match.info
+    dtype = work_dtype(linear)
+    axes = info["axes"]
+    shape = [made.output.shape[a] for a in axes]
+    if made.op == "batch_norm":
+        terms = batch_norm_terms(match, operands, None, dtype)
+        scale, shift = (along(v, info["varies"], axes, shape, dtype) for v in terms)
+    else:
+        v = along(vector, info["varies"], axes, shape, dtype)
+        scale, shift = _terms(made.op, info["first"], v)
+    # Axes that a reshape has merged are one to the weights.
+    x = operands["x"]
+    operands["x"] = x = replay(match.nodes, x)
+    inner = tuple(x.shape[a] for a in input_axes(linear, x))
+    if shift is not None:
+        gained = shift_through(linear, operands["w"], lax.reshape(shift, inner))
+        b = operands.get("b")
+        b = gained if b is None else lax.add(as_type(b, dtype), gained)
+        operands["b"] = as_type(b, linear.output.dtype)
+    if scale is not None:
+        operands["w"] = scale_inputs(linear, operands["w"], lax.reshape(scale, inner))
+    return rebind(linear, operands)
+
+
+def _terms(op: str, first: bool, v: Any) -> tuple[Any, Any]:
+    """``(scale, shift)`` of ``x op v``, or of ``v op x``."""
+    if op == "mul":
+        return v, None
+    if op == "div":
+        return lax.div(lax.full_like(v, 1), v), None
+    if op == "add":
+        return None, v
+    return (None, lax.neg(v)) if first else (lax.full_like(v, -1), v)
+
+
+# conv(x * s, w, b) -> conv(x, s * w, b), also where it pads
+# conv(x + t, w, b) -> conv(x, w, b + sum(t * w)), where it does not
+# conv(batch_norm(x), w, b) likewise
+FOLD_BEFORE = Rule(
+    "fold_before", _AffineBeforeLinear(), _fold, numerics="reassociates", shared=True
+)
+
+
+class _NormBeforeLinear:
+    """``layer_norm`` or ``rms_norm`` whose scale and bias every user can take in."""
+
+    names = frozenset(_NORMS)
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        if node.params.get("mapped"):
+            state.fail("it is mapped over several scales", node)
+            return None
+        operands = operands_of(view, node)
+        given = {k: v for k, v in operands.items() if k != "x"}
+        if not given:
+            state.fail("it has no scale and no bias", node)
+            return None
+        if not all(map(view.is_known, given.values())):
+            state.fail("its scale or bias is not known before the data", node)
+            return None
+        if operands["x"].dtype != node.output.dtype and "dtype" not in node.params:
+            state.fail("its operands are of several dtypes", node)
+            return None
+        axes = _norm_axes(node)
+        if axes is None or any(
+            v.shape != tuple(node.output.shape[a] for a in axes) for v in given.values()
+        ):
+            state.fail("its scale does not run along the axes that it norms", node)
+            return None
+        if not _all_users_take(state, node.output, axes, "bias" in given):
+            return None
+        return Match(view, node, operands, info={"axes": axes})
+
+
+def _norm_axes(node: Node) -> tuple[int, ...] | None:
+    """The axes of a scale; ``None`` where they do not rise, which its shape would not show."""
+    axis = node.params["axis"]
+    axes = tuple(a % node.output.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+    return axes if list(axes) == sorted(axes) else None
+
+
+def _split_norm(*, match: Match, **operands: Any) -> Any:
+    node, axes, x = match.root, match.info["axes"], operands["x"]
+    dtype = node.output.dtype
+    y = rebind(node, {"x": x}, **({} if x.dtype == dtype else {"dtype": dtype}))
+    for name, apply in (("scale", lax.mul), ("bias", lax.add)):
+        if operands.get(name) is not None:
+            y = apply(y, lax.broadcast_in_dim(as_type(operands[name], dtype), y.shape, axes))
+    return y
+
+
+# layer_norm(x, s, t) -> layer_norm(x) * s + t, where dense ops take both in
+FOLD_NORM = Rule("fold_norm", _NormBeforeLinear(), _split_norm, numerics="reassociates")
+
+FOLD_BEFORE_RULES = RuleSet((FOLD_BEFORE, FOLD_NORM))
