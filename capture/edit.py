@@ -15,6 +15,7 @@ import jax
 from jaxpress.capture.errors import GraphError
 from jaxpress.capture.graph import Graph, Literal, Node, Value
 from jaxpress.capture.names import Names
+from jaxpress.capture.order import Order
 from jaxpress.capture.template import Template, template_of
 
 __all__ = ["Editor"]
@@ -54,6 +55,7 @@ class Editor:
             self._register(node)
         self._next[last] = None
         self._prev[None] = last
+        self._order: Order | None = None
 
     # Context manager.
 
@@ -107,6 +109,13 @@ class Editor:
     def constant_value(self, value: Value) -> Any:
         """The array behind a constant; ``None`` for any other value."""
         return self._constants.get(value)
+
+    @property
+    def order(self) -> Order:
+        """Which node comes before which, as numbers; kept up to date once it is asked for."""
+        if self._order is None:
+            self._order = Order(self.nodes())
+        return self._order
 
     # Changes.
 
@@ -249,10 +258,18 @@ class Editor:
         Raises:
           GraphError: a shape or dtype is another one.
         """
-        self._check_types(node, new)
-        for old, value in zip(node.outputs, new, strict=True):
-            self.replace_value(old, value)
+        self.substitute_values(node, node.outputs, new)
         return self.prune(node)
+
+    def substitute_values(self, at: Node, old: Sequence[Value], new: Sequence[Value]) -> None:
+        """Use ``new`` for ``old``, which may be results of several nodes; ``at`` names errors.
+
+        Raises:
+          GraphError: a shape or dtype is another one.
+        """
+        self._check_values(at, old, new)
+        for a, b in zip(old, new, strict=True):
+            self.replace_value(a, b)
 
     def splice(
         self,
@@ -299,6 +316,19 @@ class Editor:
     def insert(self, node: Node, before: Node | None) -> None:
         """Insert a ready-made node, whose operands are computed before that place."""
         self._link(node, before)
+
+    def move(self, node: Node, before: Node) -> None:
+        """Let ``node`` run earlier, where its operands are known too."""
+        rewired = self._rewired.get(node)
+        self._unlink(node)
+        self._link(node, before)
+        if rewired is not None:
+            for v in node.inputs:
+                self._users.get(v, {}).pop(node, None)
+            self._rewired[node] = rewired
+            for v in rewired:
+                if not isinstance(v, Literal):
+                    self._users.setdefault(v, {})[node] = None
 
     def prune(self, node: Node) -> list[Node]:
         """Remove ``node`` if nothing needs it, then what only it needed; returns the removed."""
@@ -368,6 +398,8 @@ class Editor:
         self._prev[node] = previous
         self._next[node] = before
         self._prev[before] = node
+        if self._order is not None:
+            self._order.insert(node, previous, before, self)
         self._register(node)
 
     def _unlink(self, node: Node) -> None:
@@ -375,6 +407,8 @@ class Editor:
         self._gone[node] = following
         self._next[previous] = following
         self._prev[following] = previous
+        if self._order is not None:
+            self._order.remove(node)
         for v in self.inputs(node):
             self._users.get(v, {}).pop(node, None)
         for v in node.outputs:
@@ -395,8 +429,8 @@ class Editor:
         if node not in self:
             raise GraphError(f"{node!r} is not in the graph {self.graph.name!r} any more")
 
-    def _check_types(self, node: Node, new: Sequence[Value]) -> None:
-        old_types = [(v.shape, v.dtype) for v in node.outputs]
+    def _check_values(self, node: Node, old: Sequence[Value], new: Sequence[Value]) -> None:
+        old_types = [(v.shape, v.dtype) for v in old]
         new_types = [(v.shape, v.dtype) for v in new]
         if old_types != new_types:
             raise GraphError(

@@ -7,7 +7,7 @@ replacement is remembered by the function, what it closes over, and its operands
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jaxpress.capture.from_jaxpr import graph_of_jaxpr
 from jaxpress.capture.graph import Graph, Literal, Node, Value
 from jaxpress.capture.names import Names
 
-__all__ = ["Template", "inline_calls", "template_of"]
+__all__ = ["Template", "inline_calls", "is_plain_call", "template_of"]
 
 _MAX_CACHED = 4096
 
@@ -62,12 +62,21 @@ def _trace(fn: Callable[..., Any], avals: tuple[Any, ...]) -> Template:
     return Template(inline_calls(graph_of_jaxpr(closed, getattr(fn, "__name__", "template"))))
 
 
-def inline_calls(graph: Graph) -> Graph:
+def inline_calls(
+    graph: Graph,
+    only: Container[Node] | None = None,
+    owners: dict[Node, Node] | None = None,
+) -> Graph:
     """``graph`` with every plain ``jit`` and ``closed_call`` replaced by its body, at all depths.
 
     A call that asks for something of its own (shardings, donation, compiler options) stays.
+
+    Args:
+      graph: the graph.
+      only: which calls of the graph itself to replace, with all calls inside them; all if left out.
+      owners: filled with the call of the graph that each node comes from.
     """
-    if not any(_is_plain_call(node) for node in graph.nodes):
+    if not any(is_plain_call(node) for node in graph.nodes):
         return graph
     nodes: list[Node] = []
     names = Names((v.name for v in (*graph.inputs, *graph.constants)), graph.next_id)
@@ -92,7 +101,7 @@ def inline_calls(graph: Graph) -> Graph:
                 for out, result in zip(call.outputs, body.outputs, strict=True):
                     outer[out] = result if isinstance(result, Literal) else env[result]
             continue
-        if _is_plain_call(node):
+        if is_plain_call(node) and (outer_stack is not None or only is None or node in only):
             (body,) = node.subgraphs
             inner: dict[Value, Value] = {
                 v: read_from(env, x) for v, x in zip(body.inputs, node.inputs, strict=True)
@@ -122,19 +131,20 @@ def inline_calls(graph: Graph) -> Graph:
         source_info = node.source_info
         if outer_stack.stack:
             source_info = source_info.replace(name_stack=outer_stack + source_info.name_stack)
-        nodes.append(
-            Node(
-                node.primitive,
-                tuple([read_from(env, v) for v in node.inputs]),
-                tuple(outs),
-                node.params,
-                effects=node.effects,
-                ctx=node.ctx,
-                source_info=source_info,
-                origin=node.origin or (node,),
-                bodies=node._bodies,
-            )
+        inlined = Node(
+            node.primitive,
+            tuple([read_from(env, v) for v in node.inputs]),
+            tuple(outs),
+            node.params,
+            effects=node.effects,
+            ctx=node.ctx,
+            source_info=source_info,
+            origin=node.origin or (node,),
+            bodies=node._bodies,
         )
+        nodes.append(inlined)
+        if owners is not None:
+            owners[inlined] = stack[1][3][0]
     outputs = [read(v) for v in graph.outputs]
     return graph.with_parts(
         nodes=nodes, outputs=outputs, constants=constants, next_id=names.next_id
@@ -145,7 +155,8 @@ def read_from(env: dict[Value, Value], v: Value) -> Value:
     return v if isinstance(v, Literal) else env.get(v, v)
 
 
-def _is_plain_call(node: Node) -> bool:
+def is_plain_call(node: Node) -> bool:
+    """Whether a node is a call that ``inline_calls`` replaces."""
     if node.op in compat.JIT_NAMES:
         return compat.jit_is_plain(node.params) and len(node.subgraphs) == 1
     return node.op in compat.CALL_NAMES and len(node.subgraphs) == 1

@@ -1,8 +1,10 @@
 """Graph -> Graph: the rule engine, the rules, the passes and the pipelines."""
 
 from jaxpress.passes import pattern
+from jaxpress.passes.body import body
 from jaxpress.passes.engine import rewrite
-from jaxpress.passes.pattern import any_of, any_value, op, scalar, through
+from jaxpress.passes.outputs import outputs
+from jaxpress.passes.pattern import any_of, any_value, op, optional, repeated, scalar, through
 from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.presets import (
     cleanup,
@@ -21,7 +23,9 @@ from jaxpress.passes.presets import (
     simplify,
 )
 from jaxpress.passes.record import Report, Rewrite, Step
-from jaxpress.passes.rule import Match, Rule, RuleSet, WhyNot
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.traced import traced
+from jaxpress.passes.why_not import WhyNot
 
 __all__ = [
     "Match",
@@ -35,6 +39,7 @@ __all__ = [
     "WhyNot",
     "any_of",
     "any_value",
+    "body",
     "cleanup",
     "cse",
     "dce",
@@ -45,13 +50,17 @@ __all__ = [
     "inference",
     "inline",
     "op",
+    "optional",
+    "outputs",
     "pattern",
     "pipeline_of",
     "raise_clips",
     "raise_ops",
+    "repeated",
     "rewrite",
     "scalar",
     "select_kernels",
     "simplify",
     "through",
+    "traced",
 ]

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxpress.capture import Graph, Node, RewriteLoopError, compat
+from jaxpress.capture import Graph, Node, RewriteLoopError, Value, compat
 from jaxpress.capture.edit import Editor
-from jaxpress.passes.record import Rewrite
-from jaxpress.passes.rule import Rule, RuleSet
+from jaxpress.passes.calls import open_calls
+from jaxpress.passes.record import Budget, Rewrite
+from jaxpress.passes.rule import Match, Rule, RuleSet
 
 __all__ = ["map_bodies", "rewrite"]
 
@@ -20,6 +21,9 @@ MAX_GENERATIONS = 64
 MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
+# What only moves elements, and how many of these in a row patterns look past.
+MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy", "avg_pool"})
+MAX_MOVES = 4
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.
 REWRITABLE = (
@@ -38,17 +42,21 @@ def rewrite(
     *,
     pass_name: str = "rewrite",
     record: list[Rewrite] | None = None,
+    budget: Budget | None = None,
 ) -> Graph:
     """Apply ``rules`` everywhere, bodies included, until none applies any more.
 
-    Where several rules match at a node, the larger pattern wins, then the one given first. The
-    cost grows linearly with the graph.
+    Where matches overlap, the rule with the larger pattern wins; of equals the one that ends
+    later, then the one given first. A pattern that lies across the boundary of a plain ``jit`` is
+    found, and the call is spelled out then; other calls stay. The boundary of a custom derivative
+    is never crossed: see ``jaxpress.passes.body``. The cost grows linearly with the graph.
 
     Args:
       graph: what to rewrite; it stays as it is.
       rules: a rule, several, or a set of rules.
       pass_name: what records call this sweep.
       record: a list to which each rewrite is added.
+      budget: how many rewrites there may be; the first ones are always the same.
 
     Returns:
       The new graph; ``graph`` itself if nothing applied.
@@ -62,12 +70,18 @@ def rewrite(
         rules = RuleSet(rules)
     record = [] if record is None else record
     chosen = rules
+    budget = Budget() if budget is None else budget
     memo: dict[int, Any] = {}
     nesting = 0
 
     def sweep(g: Graph) -> Graph:
+        if budget.is_spent:
+            return g
         made: set[Node] = set()
-        new = _sweep(g, chosen, pass_name, record, made)
+        opened = open_calls(g, chosen, _try)
+        new = _sweep(opened, chosen, pass_name, record, made, budget)
+        if new is opened:
+            new = g
 
         def inside(body: Graph, node: Node) -> Graph:
             nonlocal nesting
@@ -114,8 +128,20 @@ def _map_bodies(graph: Graph, fn: Callable[[Graph, Node], Graph], memo: dict[int
     return graph.with_parts(nodes=[exchanged.get(node, node) for node in graph.nodes])
 
 
+def _try(graph: Graph, rules: RuleSet) -> list[Rewrite]:
+    """What a sweep over the graph itself would do."""
+    record: list[Rewrite] = []
+    _sweep(graph, rules, "", record, set(), Budget())
+    return record
+
+
 def _sweep(
-    graph: Graph, rules: RuleSet, pass_name: str, record: list[Rewrite], made: set[Node]
+    graph: Graph,
+    rules: RuleSet,
+    pass_name: str,
+    record: list[Rewrite],
+    made: set[Node],
+    budget: Budget,
 ) -> Graph:
     if not any(rules.at(node.op) for node in graph.nodes):
         return graph
@@ -131,33 +157,76 @@ def _sweep(
         waiting.discard(node)
         if node not in editor:
             continue
-        for rule in rules.at(node.op):
-            match = rule.match(editor, node)
-            if match is None:
-                continue
-            values, nodes = rule.apply(editor, match)
-            count += 1
-            record.append(
-                Rewrite(rule.name, pass_name, rule.numerics, match.matched, tuple(nodes), rule.note)
-            )
-            age = 1 + max(generation.get(old, 0) for old in match.matched)
-            if age > oldest or count > limit:
-                raise RewriteLoopError(_loop_message(record, node))
-            again = list(nodes)
-            for value in values:
-                again.extend(editor.users(value))
-                producer = editor.producer(value)
-                if producer is not None:
-                    again.append(producer)
-            for new in nodes:
-                generation[new] = age
-            made.update(nodes)
-            for candidate in again:
-                if candidate not in waiting and candidate in editor:
-                    waiting.add(candidate)
-                    queue.append(candidate)
+        found = _best(rules, editor, node)
+        if found is None:
+            continue
+        if not budget.take():
             break
+        rule, match = found
+        values, nodes = rule.apply(editor, match)
+        count += 1
+        record.append(
+            Rewrite(rule.name, pass_name, rule.numerics, match.matched, tuple(nodes), rule.note)
+        )
+        age = 1 + max(generation.get(old, 0) for old in match.matched)
+        if age > oldest or count > limit:
+            raise RewriteLoopError(_loop_message(record, node))
+        again = list(nodes)
+        for value in values:
+            again.extend(_readers(editor, value))
+            producer = editor.producer(value)
+            if producer is not None:
+                again.append(producer)
+        if match.root is not node:
+            again.append(node)
+        for new in nodes:
+            generation[new] = age
+        made.update(nodes)
+        for candidate in again:
+            if candidate not in waiting and candidate in editor:
+                waiting.add(candidate)
+                queue.append(candidate)
     return editor.finish() if count else graph
+
+
+def _readers(editor: Editor, value: Value) -> list[Node]:
+    """The users of a value, and those of what only moves its elements, which patterns look past."""
+    found = list(editor.users(value))
+    moved = [node for node in found if node.op in MOVES]
+    for _ in range(MAX_MOVES):
+        users = [user for node in moved for user in editor.users(node.output)]
+        found.extend(users)
+        moved = [node for node in users if node.op in MOVES]
+    return found
+
+
+def _best(rules: RuleSet, editor: Editor, node: Node) -> tuple[Rule, Match] | None:
+    """The rule to apply at ``node``, or at a node that it would swallow, if that one is larger."""
+    found = None
+    for rule in rules.at(node.op):
+        match = rule.match(editor, node)
+        if match is not None:
+            found = rule, match
+            break
+    while found is not None:
+        larger = _larger_inside(rules, editor, *found)
+        if larger is None:
+            return found
+        found = larger
+    return None
+
+
+def _larger_inside(
+    rules: RuleSet, editor: Editor, rule: Rule, match: Match
+) -> tuple[Rule, Match] | None:
+    for inner in match.matched[1:]:
+        for other in rules.at(inner.op):
+            if other.size <= rule.size:
+                break
+            overlapping = other.match(editor, inner) if inner in editor else None
+            if overlapping is not None:
+                return other, overlapping
+    return None
 
 
 def _loop_message(record: list[Rewrite], node: Node) -> str:

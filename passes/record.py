@@ -7,9 +7,36 @@ from typing import Any
 
 from jaxpress.capture import Graph, Node
 
-__all__ = ["Report", "Rewrite", "Step"]
+__all__ = ["Budget", "Report", "Rewrite", "Step"]
 
 NUMERICS = ("exact", "reassociates", "approximate")
+
+
+class Budget:
+    """How many rewrites there may be, for who looks for one among them.
+
+    Rewriting is deterministic: with room for ``limit`` rewrites, just the first ones are made.
+
+    Attributes:
+      limit: how many; ``None`` for all of them.
+      used: how many were made.
+    """
+
+    def __init__(self, limit: int | None = None):
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is no room for another one."""
+        return self.limit is not None and self.used >= self.limit
+
+    def take(self) -> bool:
+        """Whether there is room for one more, which is taken."""
+        if self.is_spent:
+            return False
+        self.used += 1
+        return True
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ import jax
 
 from jaxpress.capture import Graph, Literal, Node, PassError, Value, compat
 from jaxpress.capture.edit import Editor
-from jaxpress.passes.pattern import Op, State
+from jaxpress.capture.order import makers_after, move_before
+from jaxpress.passes.pattern_base import Pattern, State
 from jaxpress.passes.record import NUMERICS
+from jaxpress.passes.traced import traced
 from jaxpress.passes.view import View
+from jaxpress.passes.why_not import WhyNot, nearest
 
 __all__ = ["Match", "Rule", "RuleSet", "WhyNot"]
 
@@ -21,14 +24,17 @@ class Match:
     """A place where a rule applies.
 
     Attributes:
-      root: the node whose results are replaced.
+      root: the node that the rule starts at.
+      outputs: the values that are replaced: the root's results, or, for a pattern of several
+        results, one value for each of them.
       values: captured values by name; ``match["x"]`` reads one.
+      lists: captured values of repeated operands by name.
       nodes: captured nodes by name.
       matched: every node that the pattern covers, the root first.
       info: hashable facts that a programmed pattern found, such as an axis.
     """
 
-    __slots__ = ("info", "matched", "nodes", "root", "values", "view")
+    __slots__ = ("info", "lists", "matched", "nodes", "outputs", "root", "values", "view")
 
     def __init__(
         self,
@@ -38,10 +44,15 @@ class Match:
         nodes: dict[str, Node] | None = None,
         matched: Iterable[Node] = (),
         info: dict[str, Any] | None = None,
+        *,
+        outputs: Iterable[Value] | None = None,
+        lists: dict[str, tuple[Value, ...]] | None = None,
     ):
         self.view = view
         self.root = root
+        self.outputs = root.outputs if outputs is None else tuple(outputs)
         self.values = values
+        self.lists = lists or {}
         self.nodes = nodes or {}
         self.matched = tuple(dict.fromkeys((root, *matched)))
         self.info = info or {}
@@ -53,38 +64,18 @@ class Match:
         """A captured value that may be missing."""
         return self.values.get(name)
 
+    def operands(self) -> Iterator[Value]:
+        """Every captured value."""
+        yield from self.values.values()
+        for several in self.lists.values():
+            yield from several
 
-class WhyNot:
-    """Why a rule does not apply at a node: the nearest miss.
-
-    Prints as a sentence; false where the rule does apply.
-
-    Attributes:
-      rule: the rule's name.
-      node: the node that was asked about.
-      reason: which condition failed; empty where the rule does apply.
-      at: the node where it failed, if it was another one.
-    """
-
-    def __init__(self, rule: str, node: Node, reason: str, at: Node | None = None):
-        self.rule = rule
-        self.node = node
-        self.reason = reason
-        self.at = at
-
-    def __bool__(self) -> bool:
-        return bool(self.reason)
-
-    def __str__(self) -> str:
-        if not self.reason:
-            return f"{self.rule} applies to {self.node!r}"
-        place = self.at or self.node
-        return (
-            f"{self.rule} does not apply to {self.node!r}: {self.reason}"
-            f"  # {place.source or 'no source line'}"
-        )
-
-    __repr__ = __str__
+    def makers(self) -> list[Node]:
+        """The nodes that make what is replaced, each once, the root first."""
+        if self.outputs is self.root.outputs:
+            return [self.root]
+        made = (self.view.producer(v) for v in self.outputs)
+        return list(dict.fromkeys(node for node in (self.root, *made) if node is not None))
 
 
 class Rule:
@@ -92,20 +83,23 @@ class Rule:
 
     Args:
       name: what reports and ``disable`` call it.
-      pattern: an :class:`~jaxpress.passes.pattern.Op` pattern for the node to replace, or an
-        object with ``names`` (op names that its root may have), ``size`` and
-        ``find(state, node) -> Match | None`` for what patterns cannot say.
+      pattern: a pattern for the node to replace, such as :func:`~jaxpress.passes.op`; an ordinary
+        function, which is :func:`~jaxpress.passes.traced`; or an object with ``names`` (op names
+        that its root may have), ``size`` and ``find(state, node) -> Match | None`` for what
+        patterns cannot say.
       replacement: an ordinary function over ``jnp`` and ``nnops``. Its parameters are captured
-        names (``**kwargs`` takes them all); it gives the root's results. A keyword-only
-        ``match`` is given the :class:`Match`, for its nodes' parameters. A captured scalar comes
-        as a Python number.
-      guard: ``guard(match)`` gives ``None`` (apply) or the reason not to.
+        names (``**kwargs`` takes them all); it gives the root's results, or those of a pattern of
+        several. A keyword-only ``match`` is given the :class:`Match`, for its nodes' parameters. A
+        captured scalar comes as a number, a repeated operand as a list.
+      guard: ``guard(match)`` gives ``None`` (apply) or the reason not to; then the pattern's other
+        ways to match are tried.
       numerics: ``"exact"``, ``"reassociates"`` or ``"approximate"``.
       shared: apply even where an inner value is used outside the match as well.
       note: a word for the record.
 
     >>> from jaxpress.passes.pattern import any_value, op
     >>> rule = Rule("double_negation", op("neg", op("neg", any_value("x"))), lambda x: x)
+    >>> same = Rule("double_negation", lambda x: -(-x), lambda x: x)
     """
 
     def __init__(
@@ -122,13 +116,16 @@ class Rule:
         if numerics not in NUMERICS:
             raise PassError(f"rule {name!r}: numerics is one of {NUMERICS}, not {numerics!r}")
         self.name = name
+        if not hasattr(pattern, "find") and not isinstance(pattern, Pattern):
+            if not callable(pattern):
+                raise PassError(f"rule {name!r}: {pattern!r} is no pattern, and no function of one")
+            pattern = traced(pattern)
         self.pattern = pattern
         self.replacement = replacement
         self.guard = guard
         self.numerics = numerics
         self.shared = shared
         self.note = note
-        self.names: frozenset[str] = frozenset(pattern.names)
         signature = inspect.signature(replacement)
         parameters = signature.parameters.values()
         self._wants_match = "match" in signature.parameters
@@ -140,6 +137,11 @@ class Rule:
         self._positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names of the operations that it may start at."""
+        return frozenset(self.pattern.names)
+
+    @property
     def size(self) -> int:
         """How many operations the pattern covers; larger matches win."""
         return self.pattern.size
@@ -147,41 +149,67 @@ class Rule:
     def match(self, view: View, node: Node, state: State | None = None) -> Match | None:
         """The match rooted at ``node``, or ``None``."""
         state = State(view) if state is None else state
-        if isinstance(self.pattern, Op):
-            if not self.pattern.match_node(node, state):
-                return None
-            match = Match(view, node, state.values, state.nodes, state.matched)
-        else:
+        if not isinstance(self.pattern, Pattern):
             match = self.pattern.find(state, node)
-            if match is None:
-                return None
+            return match if match is not None and self._accepts(match, state) else None
+        found: list[Match] = []
+
+        def accepts() -> bool:
+            match = Match(
+                view,
+                node,
+                dict(state.values),
+                dict(state.nodes),
+                state.matched,
+                outputs=tuple(state.results.values()) or None,
+                lists=state.lists,
+            )
+            if not self._accepts(match, state):
+                return False
+            found.append(match)
+            return True
+
+        self.pattern.match_node(node, state, accepts)
+        return found[0] if found else None
+
+    def _accepts(self, match: Match, state: State) -> bool:
+        """Whether the match may be made: nothing else needs what goes, and the guard agrees."""
+        if not _is_replaceable(match, state):
+            return False
         if not self.shared and not _inner_values_are_private(match, state):
-            return None
-        if self.guard is not None:
-            reason = self.guard(match)
-            if reason:
-                state.fail(reason, node)
-                return None
-        return match
+            return False
+        reason = None if self.guard is None else self.guard(match)
+        return not reason or state.fail(reason, match.root)
 
     def apply(self, editor: Editor, match: Match) -> tuple[list[Value], list[Node]]:
         """Replace the match in ``editor``; gives the new values and nodes."""
         literals: dict[str, Any] = {}
-        names: list[str] = []
-        for name in match.values if self._wants_all else self._parameters:
+        operands: list[Value] = []
+        # Each name with how many operands it takes, None for a single one.
+        names: list[tuple[str, int | None]] = []
+        for name in (*match.values, *match.lists) if self._wants_all else self._parameters:
             value = match.values.get(name)
             if isinstance(value, Literal):
                 literals[name] = value.val
             elif value is not None:
-                names.append(name)
+                names.append((name, None))
+                operands.append(value)
+            elif name in match.lists:
+                names.append((name, len(match.lists[name])))
+                operands.extend(match.lists[name])
         replacement = self.replacement
         if self._wants_match:
             literals["match"] = match
 
-        types = tuple(v.aval for v in match.root.outputs)
+        types = tuple(v.aval for v in match.outputs)
 
         def run(*arrays: Any) -> Any:
-            given = {**dict(zip(names, arrays, strict=True)), **literals}
+            rest = iter(arrays)
+            given = {
+                name: next(rest) if n is None else [next(rest) for _ in range(n)]
+                for name, n in names
+            }
+            given |= literals
             first = [given.pop(name) for name in self._positional if name in given]
             out = replacement(*first, **given)
             leaves = jax.tree_util.tree_leaves(out)
@@ -190,15 +218,23 @@ class Rule:
             return [compat.with_weak_type(x, a) for x, a in zip(leaves, types, strict=True)]
 
         run.__name__ = self.name
+        makers = match.makers()
+        anchor = match.root
         try:
+            if len(makers) > 1:
+                anchor = min(makers, key=editor.order.__getitem__)
+                move_before(editor, makers_after(editor, operands, anchor, makers) or (), anchor)
             outs, nodes = editor.emit_nodes(
                 run,
-                [match[name] for name in names],
-                at=match.root,
+                operands,
+                before=anchor,
+                like=match.root,
                 key=(replacement, tuple(names), types, self._static_key(match, literals)),
                 origin=match.matched,
             )
-            editor.substitute(match.root, outs)
+            editor.substitute_values(match.root, match.outputs, outs)
+            for node in makers:
+                editor.prune(node)
         except Exception as error:  # of somebody's own rule: whatever it is, it is named
             where = match.root.source or "no source line"
             message = f"rule {self.name!r} failed at {match.root!r} ({where}): {error}"
@@ -216,26 +252,21 @@ class Rule:
         )
         nodes = tuple(
             (name, node.op, _hashable(node.params), _avals(node.inputs), _avals(node.outputs))
-            for name, node in (("", match.root), *match.nodes.items())
+            for name, node in (*(("", n) for n in match.makers()), *match.nodes.items())
         )
         return scalars, values, nodes, tuple(sorted(match.info.items()))
 
-    def why_not(self, graph: Graph, node: Node) -> WhyNot:
-        """The nearest miss at ``node``: which condition failed, and where."""
-        editor = Editor(graph)
-        if node not in editor:
-            for outer in graph.nodes:
-                for body in outer.subgraphs:
-                    if any(inner is node for inner in body.walk()):
-                        return self.why_not(body, node)
-            raise PassError(f"{node!r} is not in the graph {graph.name!r}")
-        state = State(editor, explain=True)
-        if node.op not in self.names:
-            wanted = ", ".join(sorted(self.names))
-            return WhyNot(self.name, node, f"it starts at {wanted}, not at {node.op}")
-        if self.match(editor, node, state) is not None:
-            return WhyNot(self.name, node, "")
-        return WhyNot(self.name, node, state.miss[1], state.miss[2])
+    def why_not(self, graph: Graph, node: Node | None = None) -> WhyNot:
+        """The nearest miss: which part of the pattern, which condition, and on which line.
+
+        Args:
+          graph: the graph, as it is when the rule is to apply: after the passes before it.
+          node: where the rule should apply, at any depth; left out, the nearest miss anywhere.
+
+        Raises:
+          PassError: the node is not in the graph.
+        """
+        return nearest(self, graph, node)
 
     def __add__(self, other: Rule | RuleSet) -> RuleSet:
         return RuleSet((self,)) + other
@@ -249,15 +280,17 @@ class RuleSet:
 
     def __init__(self, rules: Iterable[Rule] = ()):
         self.rules = tuple(dict.fromkeys(rules))
-        index: dict[str, list[Rule]] = {}
-        # Larger matches win; among equals, the order in which they were given.
-        for rule in sorted(self.rules, key=lambda rule: -rule.size):
-            for name in rule.names:
-                index.setdefault(name, []).append(rule)
-        self._index = index
+        # Made when it is first asked for: a function's pattern has to be traced for it.
+        self._index: dict[str, list[Rule]] | None = None
 
     def at(self, op: str) -> list[Rule]:
         """The rules whose root may be ``op``, larger patterns first."""
+        if self._index is None:
+            self._index = {}
+            # Larger matches win; among equals, the order in which they were given.
+            for rule in sorted(self.rules, key=lambda rule: -rule.size):
+                for name in rule.names:
+                    self._index.setdefault(name, []).append(rule)
         return self._index.get(op, [])
 
     def without(self, *names: str) -> RuleSet:
@@ -286,6 +319,28 @@ class RuleSet:
         return f"RuleSet({', '.join(rule.name for rule in self.rules)})"
 
 
+def _is_replaceable(match: Match, state: State) -> bool:
+    """Whether all that is needed of the nodes that are replaced is given another value."""
+    makers = match.makers()
+    for node in makers:
+        if node.effects:
+            return state.fail(lambda node=node: f"{node.op} has an effect", node)
+        if match.outputs is match.root.outputs:
+            continue
+        for v in node.outputs:
+            if match.view.use_count(v) and not any(v is out for out in match.outputs):
+                return state.fail(lambda v=v: f"{v!r} is used, and not replaced", node)
+    if len(makers) == 1:
+        return True
+    editor = match.view
+    if not isinstance(editor, Editor):
+        return state.fail("several results are replaced in a graph that is being edited only")
+    anchor = min(makers, key=editor.order.__getitem__)
+    if makers_after(editor, match.operands(), anchor, makers) is None:
+        return state.fail("one of its results is needed for what another is made from", anchor)
+    return True
+
+
 def _inner_values_are_private(match: Match, state: State) -> bool:
     """Whether no value that the rewrite swallows is needed elsewhere.
 
@@ -296,7 +351,7 @@ def _inner_values_are_private(match: Match, state: State) -> bool:
         if node is match.root:
             continue
         for v in node.outputs:
-            if view.is_known(v):
+            if view.is_known(v) or any(v is out for out in match.outputs):
                 continue
             others = [user for user in view.users(v) if user not in covered]
             if others or view.is_output(v):

@@ -6,9 +6,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxpress.capture import Literal, Node, Value
+from jaxpress.capture import Graph, Literal, Node, Value
 
-__all__ = ["View", "broadcast_operand", "channel_base", "is_parameter_like", "scalar_value"]
+__all__ = [
+    "GraphView",
+    "View",
+    "broadcast_operand",
+    "channel_base",
+    "is_parameter_like",
+    "scalar_value",
+]
 
 
 class View(Protocol):
@@ -21,6 +28,41 @@ class View(Protocol):
     def use_count(self, value: Value) -> int: ...
     def is_known(self, value: Value) -> bool: ...
     def constant_value(self, value: Value) -> Any: ...
+
+
+class GraphView:
+    """A graph that is not being rewritten, seen as rules see one that is."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    def inputs(self, node: Node) -> tuple[Value, ...]:
+        """The operands of ``node``."""
+        return node.inputs
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that makes ``value``, if one does."""
+        return self.graph.producer(value)
+
+    def users(self, value: Value) -> tuple[Node, ...]:
+        """The nodes that take ``value``, each once."""
+        return self.graph.users(value)
+
+    def is_output(self, value: Value) -> bool:
+        """Whether the graph returns ``value``."""
+        return any(v is value for v in self.graph.outputs)
+
+    def use_count(self, value: Value) -> int:
+        """How many nodes and outputs need ``value``."""
+        return len(self.users(value)) + self.is_output(value)
+
+    def is_known(self, value: Value) -> bool:
+        """Whether ``value`` is a literal or a constant; no more is known of a body."""
+        return isinstance(value, Literal) or value in self.graph.constant_values
+
+    def constant_value(self, value: Value) -> Any:
+        """The array behind a constant; ``None`` for any other value."""
+        return self.graph.constant_values.get(value)
 
 
 _SAME_ELEMENTS = frozenset({"reshape", "squeeze", "expand_dims", "copy"})

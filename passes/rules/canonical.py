@@ -14,7 +14,7 @@ import numpy as np
 from jaxpress.capture import Graph, Literal, Node, Value, compat, graph_of_jaxpr
 from jaxpress.capture.template import inline_calls
 
-__all__ = ["canonical_text", "custom_jvp_signature"]
+__all__ = ["body_texts", "canonical_text", "custom_jvp_signature"]
 
 _SHAPE_PARAMS = frozenset({"shape", "sharding", "out_sharding", "weak_type"})
 
@@ -68,6 +68,14 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
         lines.append(f"{outs} = {node.op}[{_params(node, base, active)}]({operands})")
     lines.append("return " + ", ".join(map(spell, graph.outputs)))
     return "\n".join(lines)
+
+
+def body_texts(node: Node) -> tuple[str, ...] | None:
+    """The node's bodies as text; ``None`` if a custom derivative in one cannot be spelled."""
+    try:
+        return tuple(map(canonical_text, node.subgraphs))
+    except _UnknownRule:
+        return None
 
 
 def _number(value: Any) -> str:
