@@ -8,8 +8,7 @@ from jaxpress.capture import Graph, Literal, Node, Value, compat
 
 __all__ = ["fold_constants"]
 
-# Cheap to compute, and larger than what they are made from (or just as large, at no cost): they
-# stay with their users, where XLA fuses them, and do not fill memory with copies.
+# Cheap to compute where they are used, since XLA fuses them: not kept where that takes more memory.
 _SPREADING = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy"})
 MAX_GROWTH_BYTES = 1 << 20
 
@@ -52,8 +51,10 @@ def fold_constants(graph: Graph, max_growth: int = MAX_GROWTH_BYTES) -> Graph:
             continue
         grown = sum(map(_bytes, node.outputs))
         made_from = sum(map(_bytes, node.inputs))
-        spreads = node.op in _SPREADING
-        if spreads or (grown > made_from and grown > max_growth):
+        # A spreading node that only gives another shape is kept too, while a copy costs little.
+        spreads = node.op in _SPREADING and grown > made_from
+        copies = node.op in _SPREADING or grown > made_from
+        if spreads or (copies and grown > max_growth):
             staying.add(node)
             needed.update(v for v in node.inputs if v in makers)
     prepared = [

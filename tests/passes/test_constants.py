@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
+from work import assert_linear
 
 from helpers import array, assert_close
 from jaxpress.capture import trace
@@ -37,8 +35,8 @@ def prologue_ops(graph):
 
 def test_what_depends_on_closed_over_arrays_moves() -> None:
     new = fold(lambda x: x @ (W * 2.0) + jnp.exp(B), X)
-    assert sorted(prologue_ops(new)) == ["exp", "mul"]
-    assert "exp" not in new.count() and new.count()["dot_general"] == 1
+    assert sorted(prologue_ops(new)) == ["broadcast_in_dim", "exp", "mul"]
+    assert sorted(new.count()) == ["add", "dot_general"]
     assert len(new.prepared) == 2 and new.constants == ()
 
 
@@ -75,6 +73,13 @@ def test_what_only_spreads_weights_stays_with_its_users() -> None:
     assert prologue_ops(new) == ["exp"]
     assert new.count()["broadcast_in_dim"] >= 1
     assert all(np.prod(v.shape) <= 4 for v in new.prepared)
+
+
+def test_another_shape_of_a_weight_is_kept_unless_it_is_a_large_copy() -> None:
+    for rows, moves in ((100, True), (100_000, False)):
+        w = jnp.ones((rows, 4))
+        new = fold(lambda x, w=w, n=rows: x @ w.reshape(2 * n, 2), array(1, 2 * rows))
+        assert prologue_ops(new) == ["reshape"] * moves
 
 
 def test_what_grows_large_stays() -> None:
@@ -155,8 +160,7 @@ def test_weights_of_zero_size() -> None:
     fold(lambda x: jnp.concatenate([x @ W, empty * 2]), X)
 
 
-@pytest.mark.parametrize("n", [400])
-def test_the_cost_grows_linearly(n) -> None:
+def test_the_cost_grows_linearly() -> None:
     def graph_of(n):
         def fn(x):
             for i in range(n):
@@ -165,13 +169,4 @@ def test_the_cost_grows_linearly(n) -> None:
 
         return trace(fn)(B)
 
-    def seconds(graph):
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
-            fold_constants(graph)
-            best = min(best, time.perf_counter() - started)
-        return best
-
-    # Eight times the nodes; quadratic cost would take 64 times as long.
-    assert seconds(graph_of(8 * n)) < 24 * seconds(graph_of(n))
+    assert_linear(fold_constants, graph_of(50), graph_of(400), 8)
