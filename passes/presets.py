@@ -24,6 +24,7 @@ from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
 from jaxpress.passes.rules.raise_pool import POOL_RULES
+from jaxpress.passes.rules.raise_recurrent import RECURRENT_RULES
 from jaxpress.passes.rules.raise_softmax import RAISE_SOFTMAX
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
@@ -47,7 +48,8 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    return LINEAR_RULES + POOL_RULES + RAISE_BATCH_NORM + RAISE_SOFTMAX + activation_rules(ops)
+    norms = RAISE_BATCH_NORM + RAISE_SOFTMAX
+    return RECURRENT_RULES + LINEAR_RULES + POOL_RULES + norms + activation_rules(ops)
 
 
 inline = Pass("inline", _inline)
