@@ -114,14 +114,14 @@ class Body(Pattern):
 
         if self._match_results(inside, inner, fits_outside):
             return True
-        if inner.miss[0][0] >= 0:
+        complete, depth, close = inner.miss[0]
+        nearness = (complete, depth + len(state.matched), close)
+        if state.explain and nearness > state.miss[0]:
             # What is in the body is nearer than the node that holds it.
             reason, at = inner.miss[1], inner.miss[2]
-            if state.explain and inner.miss[0][0] + len(state.matched) > state.miss[0][0]:
-                nearness = (inner.miss[0][0] + len(state.matched), inner.miss[0][1])
-                at = at if at is not None and at.source else node
-                state.miss = (nearness, f"in the body of {node.op}: {reason}", at)
-                state.missed_part = inner.missed_part
+            at = at if at is not None and at.source else node
+            state.miss = (nearness, f"in the body of {node.op}: {reason}", at)
+            state.missed_part = inner.missed_part
         return state.undo(mark)
 
     def _match_results(self, inside: Graph, inner: State, then: Callable[[], bool]) -> bool:

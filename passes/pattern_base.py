@@ -38,7 +38,7 @@ class State:
         self.sizes: dict[str, Any] = {}
         self.parts: dict[int, Value] = {}
         self._trail: list[tuple[dict, Any]] = []
-        self.miss: tuple[Any, str, Node | None] = ((-1, False), "nothing was tried", None)
+        self.miss: tuple[Any, str, Node | None] = ((False, -1, False), "nothing was tried", None)
         self.missed_part: Any = None
 
     def mark(self) -> int:
@@ -78,15 +78,17 @@ class State:
         node: Node | None = None,
         *,
         close: bool = False,
+        complete: bool = False,
         part: Any = None,
     ) -> bool:
         """Note a miss; always False.
 
-        The one with the most nodes matched is the nearest; among equals one that is ``close``
-        (the right thing with a wrong value), then the first. ``part`` is the part of the pattern
-        that did not fit.
+        The nearest is one where all of the pattern fits (``complete``) and is refused for another
+        reason, then the one with the most nodes matched; among equals one that is ``close`` (the
+        right thing with a wrong value), then the first. ``part`` is the part of the pattern that
+        did not fit.
         """
-        nearness = (len(self.matched), close)
+        nearness = (complete, len(self.matched), close)
         if self.explain and nearness > self.miss[0]:
             text = reason if isinstance(reason, str) else reason()
             self.miss = (nearness, text, node)

@@ -179,7 +179,7 @@ class Rule:
         if not self.shared and not _inner_values_are_private(match, state):
             return False
         reason = None if self.guard is None else self.guard(match)
-        return not reason or state.fail(reason, match.root)
+        return not reason or state.fail(reason, match.root, complete=True)
 
     def apply(self, editor: Editor, match: Match) -> tuple[list[Value], list[Node]]:
         """Replace the match in ``editor``; gives the new values and nodes."""
@@ -324,12 +324,14 @@ def _is_replaceable(match: Match, state: State) -> bool:
     makers = match.makers()
     for node in makers:
         if node.effects:
-            return state.fail(lambda node=node: f"{node.op} has an effect", node)
+            return state.fail(lambda node=node: f"{node.op} has an effect", node, complete=True)
         if match.outputs is match.root.outputs:
             continue
         for v in node.outputs:
             if match.view.use_count(v) and not any(v is out for out in match.outputs):
-                return state.fail(lambda v=v: f"{v!r} is used, and not replaced", node)
+                return state.fail(
+                    lambda v=v: f"{v!r} is used, and not replaced", node, complete=True
+                )
     if len(makers) == 1:
         return True
     editor = match.view
@@ -337,7 +339,8 @@ def _is_replaceable(match: Match, state: State) -> bool:
         return state.fail("several results are replaced in a graph that is being edited only")
     anchor = min(makers, key=editor.order.__getitem__)
     if makers_after(editor, match.operands(), anchor, makers) is None:
-        return state.fail("one of its results is needed for what another is made from", anchor)
+        reason = "one of its results is needed for what another is made from"
+        return state.fail(reason, anchor, complete=True)
     return True
 
 
@@ -356,7 +359,9 @@ def _inner_values_are_private(match: Match, state: State) -> bool:
             others = [user for user in view.users(v) if user not in covered]
             if others or view.is_output(v):
                 who = others[0].op if others else "an output"
-                state.fail(lambda v=v, who=who: f"{v!r} is used by {who} as well", node)
+                state.fail(
+                    lambda v=v, who=who: f"{v!r} is used by {who} as well", node, complete=True
+                )
                 return False
     return True
 
