@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.core import ShapedArray
 
-from jaxpress.capture import ArgumentError, Graph, Value, compat, trace
+from jaxpress.capture import ArgumentError, Graph, Value, VerificationError, compat, trace
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
 from jaxpress.capture.trace import function_name, static_places
@@ -47,7 +47,8 @@ def optimize(
       weight_argnums: positions of the arguments that hold weights. Prepared weights are kept while
         the same arrays come (by identity, weakly held); new ones are prepared anew.
       kernels: ``"auto"``, ``"reference"``, or op names with a kernel's name each.
-      verify: compare with ``fn`` on the first call for each set of shapes.
+      verify: compare with ``fn`` on the first call for each set of shapes; a difference names the
+        pass and the rewrite that made it.
       static_argnums, static_argnames: arguments that are Python values, as in ``jax.jit``.
 
     Returns:
@@ -251,7 +252,7 @@ class Optimized:
                 return flat, program
             self._programs[call, types] = program
             if self._verify and not self.pipeline.new_arguments:
-                self._check(args, kwargs)
+                self._check(args, kwargs, program.report.before)
         self._recent = _Recent(call, flat, types, program)
         return flat, program
 
@@ -319,15 +320,29 @@ class Optimized:
         }
         return jax.tree_util.tree_leaves((marked_args, marked_kwargs))
 
-    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any], graph: Graph) -> None:
         leaves = jax.tree_util.tree_leaves((args, kwargs))
         concrete = not any(
             compat.is_tracer(x) or isinstance(x, jax.ShapeDtypeStruct) for x in leaves
         )
-        if concrete and not compat.under_trace():
-            from jaxpress.verification import verify
+        if not concrete or compat.under_trace():
+            return
+        from jaxpress.verification import verify
 
+        try:
             verify(self.fn, self)(*args, **kwargs)
+        except VerificationError as error:
+            raise VerificationError(
+                f"{error}\n{self._blame(graph, args, kwargs)}", error.result
+            ) from None
+
+    def _blame(self, graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Which pass it was, and which of its rewrites."""
+        try:
+            self.pipeline.run(graph, verify=args, verify_kwargs=kwargs)
+        except VerificationError as error:
+            return str(error)
+        return "no single pass changed what the graph computes"
 
     def __repr__(self) -> str:
         return f"<optimized {self.__name__}: {self.pipeline.name}>"

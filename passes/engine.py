@@ -9,6 +9,7 @@ from typing import Any
 from jaxpress.capture import Graph, Node, RewriteLoopError, Value, compat
 from jaxpress.capture.edit import Editor
 from jaxpress.passes.calls import open_calls
+from jaxpress.passes.known import mark_known
 from jaxpress.passes.record import Budget, Rewrite
 from jaxpress.passes.rule import Match, Rule, RuleSet
 
@@ -97,7 +98,10 @@ def rewrite(
 
         return _map_bodies(new, inside, memo)
 
-    return sweep(graph)
+    # What a loop's body is given of the weights is known there too.
+    marked = mark_known(graph)
+    new = sweep(marked)
+    return graph if new is marked else new
 
 
 def map_bodies(

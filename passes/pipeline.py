@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxpress.capture import Graph, GraphError, PassError
 from jaxpress.passes.engine import rewrite
-from jaxpress.passes.record import Report, Rewrite, Step
+from jaxpress.passes.record import Budget, Report, Rewrite, Step
 from jaxpress.passes.rule import Rule, RuleSet
+from jaxpress.passes.step_check import StepCheck
 
 __all__ = ["Pass", "Pipeline"]
 
@@ -28,6 +30,8 @@ class Pass:
         in a graph (``None`` for all of them), for rules that are costly to make.
       new_arguments: the keyword arguments that ``work`` adds to a function, see
         ``jaxpress.passes.new_arguments``.
+      after: names of passes that must not come later than this one in a pipeline only.
+      before: names of passes that must not come earlier than this one only.
 
     >>> from jaxpress.passes.pattern import any_value, op
     >>> rule = Rule("no_double_neg", op("neg", op("neg", any_value("x"))), lambda x: x)
@@ -42,8 +46,12 @@ class Pass:
         *,
         makes_rules: bool = False,
         new_arguments: Iterable[str] = (),
+        after: Iterable[str] = (),
+        before: Iterable[str] = (),
     ):
         self.name = name
+        self.after = (after,) if isinstance(after, str) else tuple(after)
+        self.before = (before,) if isinstance(before, str) else tuple(before)
         self.new_arguments = frozenset(new_arguments)
         self.summary = summary or (inspect.getdoc(work) or "").split("\n", 1)[0]
         self._rules: RuleSet | None = None
@@ -69,18 +77,39 @@ class Pass:
             self._rules = RuleSet() if self._make_rules is None else self._make_rules(None)
         return self._rules
 
+    @property
+    def is_made_of_rules(self) -> bool:
+        """Whether it applies rules, rather than a function to the whole graph."""
+        return self._fn is None
+
     def _rules_for(self, graph: Graph) -> RuleSet:
         if self._rules is None and self._make_rules is not None:
             return self._make_rules(graph.count())
         return self.rules
 
-    def __call__(self, graph: Graph, record: list[Rewrite] | None = None) -> Graph:
-        """The new graph; rewrites are added to ``record``."""
+    def __call__(
+        self,
+        graph: Graph,
+        record: list[Rewrite] | None = None,
+        budget: Budget | None = None,
+    ) -> Graph:
+        """The new graph.
+
+        Args:
+          graph: the graph; it stays as it is.
+          record: a list to which rewrites are added.
+          budget: how many rewrites there may be. A pass that is a function counts as one, and is
+            not run where there is room for none.
+        """
         if self._fn is None:
-            return rewrite(graph, self._rules_for(graph), pass_name=self.name, record=record)
-        if self._records:
-            return self._fn(graph, record=record)
-        return self._fn(graph)
+            rules = self._rules_for(graph)
+            return rewrite(graph, rules, pass_name=self.name, record=record, budget=budget)
+        if budget is not None and budget.is_spent:
+            return graph
+        new = self._fn(graph, record=record) if self._records else self._fn(graph)
+        if budget is not None and new is not graph:
+            budget.take()
+        return new
 
     def without(self, *rules: str) -> Pass:
         """This pass with some rules switched off.
@@ -88,14 +117,24 @@ class Pass:
         Raises:
           PassError: it has no rule of such a name.
         """
-        return Pass(self.name, self.rules.without(*rules), self.summary)
+        return Pass(
+            self.name,
+            self.rules.without(*rules),
+            self.summary,
+            new_arguments=self.new_arguments,
+            after=self.after,
+            before=self.before,
+        )
 
     def __repr__(self) -> str:
         return f"<Pass {self.name}: {self.summary}>"
 
 
 class Pipeline:
-    """Passes in order. Slices, ``+`` and ``without`` give new pipelines.
+    """Passes in order. Slices, ``+``, ``without``, ``only`` and ``inserted`` give new pipelines.
+
+    Raises:
+      PassError: a pass is unknown, or stands where its ``after`` or ``before`` forbids it.
 
     >>> from jaxpress import passes
     >>> [p.name for p in passes.cleanup]
@@ -105,6 +144,7 @@ class Pipeline:
     def __init__(self, passes: Iterable[Any] = (), name: str = "pipeline"):
         self.name = name
         self.passes: tuple[Pass, ...] = tuple(q for p in passes for q in _as_passes(p))
+        _check_order(self.passes)
 
     @property
     def new_arguments(self) -> frozenset[str]:
@@ -120,6 +160,10 @@ class Pipeline:
         graph: Graph,
         *,
         check: bool = False,
+        verify: Sequence[Any] | None = None,
+        verify_kwargs: Mapping[str, Any] | None = None,
+        tolerance: float | None = None,
+        budget: Budget | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> tuple[Graph, Report]:
         """Run all passes and report what each did.
@@ -127,23 +171,36 @@ class Pipeline:
         Args:
           graph: what to start from; it stays as it is.
           check: whether to check the graph's structure after each pass.
+          verify: arguments of the function, to run the graph on after each pass that changed it
+            and compare with the original, both against float64. Structure is checked too.
+          verify_kwargs: its keyword arguments.
+          tolerance: for ``verify``, the largest relative error; by dtype if left out.
+          budget: how many rewrites there may be in all.
           on_step: called with each step as it ends.
 
         Raises:
-          PassError: a pass failed or gave something else than a graph; it is named.
+          PassError: a pass failed, broke the graph or gave something else; it is named.
+          VerificationError: a pass changed what the graph computes; pass, output, error and the
+            rewrite that did it are named.
         """
+        watch = None if verify is None else StepCheck(graph, verify, tolerance, verify_kwargs)
         with _collector_at_rest():
-            return self._run(graph, check, on_step)
+            return self._run(graph, check or watch is not None, watch, budget, on_step)
 
     def _run(
-        self, graph: Graph, check: bool, on_step: Callable[[Step], None] | None
+        self,
+        graph: Graph,
+        check: bool,
+        watch: StepCheck | None,
+        budget: Budget | None,
+        on_step: Callable[[Step], None] | None,
     ) -> tuple[Graph, Report]:
         report = Report(graph)
         for p in self.passes:
             record: list[Rewrite] = []
             started = time.perf_counter()
             try:
-                new = p(graph, record)
+                new = p(graph, record, budget)
             except PassError:
                 raise
             except Exception as error:  # of somebody's own pass: whatever it is, it is named
@@ -156,6 +213,8 @@ class Pipeline:
                     new.validate()
                 except GraphError as error:
                     raise PassError(f"pass {p.name!r} broke the graph: {error}") from error
+            if watch is not None:
+                watch.after(step, functools.partial(p, graph, []) if p.is_made_of_rules else None)
             graph = new
             report.steps.append(step)
             if on_step is not None:
@@ -184,6 +243,29 @@ class Pipeline:
         """The pipeline with the pass of this name exchanged."""
         return Pipeline([new if p.name == name else p for p in self.passes], self.name)
 
+    def only(self, *names: str) -> Pipeline:
+        """The passes of these names, in the order in which they stand here.
+
+        Raises:
+          PassError: nothing has such a name.
+        """
+        for name in names:
+            self[name]
+        return Pipeline([p for p in self.passes if p.name in names], self.name)
+
+    def inserted(self, new: Any, *, after: str = "", before: str = "") -> Pipeline:
+        """The pipeline with more passes, behind the last of a name or in front of the first.
+
+        Raises:
+          PassError: nothing has that name, or both or neither is given.
+        """
+        if bool(after) == bool(before):
+            raise PassError("inserted: give after= or before=, the name of a pass")
+        self[after or before]
+        places = [i for i, p in enumerate(self.passes) if p.name == (after or before)]
+        i = places[-1] + 1 if after else places[0]
+        return Pipeline((*self.passes[:i], *_several(new), *self.passes[i:]), self.name)
+
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)
 
@@ -208,6 +290,22 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name}: {', '.join(p.name for p in self.passes)}>"
+
+
+def _check_order(passes: Sequence[Pass]) -> None:
+    names = [p.name for p in passes]
+    for i, p in enumerate(passes):
+        for other in p.after:
+            if other in names and other not in names[:i]:
+                raise PassError(
+                    f"pass {p.name!r} must come after {other!r}, which stands behind it in {names}"
+                )
+        for other in p.before:
+            if other in names and other not in names[i + 1 :]:
+                raise PassError(
+                    f"pass {p.name!r} must come before {other!r}, which stands in front of it in "
+                    f"{names}"
+                )
 
 
 @contextlib.contextmanager

@@ -105,6 +105,18 @@ class Step:
         """Floating-point operations of one run after, the prologue not included."""
         return self.graph.cost().flops
 
+    @property
+    def bytes_before(self) -> float:
+        """Bytes that one run read and wrote before; counted when asked for."""
+        cost = self.graph_before.cost()
+        return cost.bytes_read + cost.bytes_written
+
+    @property
+    def bytes_after(self) -> float:
+        """Bytes that one run reads and writes after, the prologue not included."""
+        cost = self.graph.cost()
+        return cost.bytes_read + cost.bytes_written
+
     def matches(self) -> dict[str, int]:
         """How often each rule applied."""
         counts: dict[str, int] = {}
@@ -156,6 +168,8 @@ class Report:
                     "nodes_after": step.nodes_after,
                     "flops_before": step.flops_before,
                     "flops_after": step.flops_after,
+                    "bytes_before": step.bytes_before,
+                    "bytes_after": step.bytes_after,
                     "rules": step.matches(),
                 }
                 for step in self.steps
@@ -166,7 +180,7 @@ class Report:
         lines = [
             f"{self.before.name}: {len(self.before.nodes)} -> {len(self.after.nodes)} nodes, "
             f"{len(self.rewrites)} rewrites in {self.seconds * 1e3:.0f} ms",
-            f"{'pass':<18} {'nodes':>15} {'MFLOPs':>17} {'ms':>7}  rules",
+            f"{'pass':<18} {'nodes':>15} {'MFLOPs':>17} {'MB moved':>15} {'ms':>7}  rules",
         ]
         for step in self.steps:
             lines.append(_step_line(step))
@@ -176,5 +190,9 @@ class Report:
 def _step_line(step: Step) -> str:
     nodes = f"{step.nodes_before} -> {step.nodes_after}"
     flops = f"{step.flops_before / 1e6:.1f} -> {step.flops_after / 1e6:.1f}"
+    moved = f"{step.bytes_before / 1e6:.1f} -> {step.bytes_after / 1e6:.1f}"
     rules = ", ".join(f"{rule} {n}" for rule, n in sorted(step.matches().items()))
-    return f"{step.pass_name:<18} {nodes:>15} {flops:>17} {step.seconds * 1e3:>7.1f}  {rules}"
+    return (
+        f"{step.pass_name:<18} {nodes:>15} {flops:>17} {moved:>15} "
+        f"{step.seconds * 1e3:>7.1f}  {rules}"
+    )
