@@ -12,6 +12,7 @@ from jaxpress.passes.cleanup import (
 )
 from jaxpress.passes.cleanup import inline as _inline
 from jaxpress.passes.constants import fold_constants as _fold_constants
+from jaxpress.passes.hoist import hoist as _hoist
 from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.rule import RuleSet
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
@@ -36,6 +37,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse_activation",
+    "hoist",
     "inference",
     "inline",
     "passes_by_name",
@@ -76,6 +78,7 @@ fuse_activation = Pass(
     "Bias, residual and activation move into conv and dense, and padding into conv.",
 )
 select_kernels = Pass("select_kernels", _select_kernels)
+hoist = Pass("hoist", _hoist)
 fold_constants = Pass("fold_constants", _fold_constants)
 
 cleanup = Pipeline((inline, simplify, cse, dce), "cleanup")
@@ -90,6 +93,7 @@ default = Pipeline(
         simplify,
         fold_batch_norm,
         fuse_activation,
+        hoist,
         select_kernels,
         cse,
         dce,
@@ -115,6 +119,7 @@ _PASSES = {
         raise_clips,
         fold_batch_norm,
         fuse_activation,
+        hoist,
         select_kernels,
         fold_constants,
     )
