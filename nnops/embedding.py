@@ -85,6 +85,16 @@ def _reference(
         ids = jnp.mod(ids, jnp.asarray(rows, ids.dtype))
     elif from_end and jnp.issubdtype(ids.dtype, jnp.signedinteger):
         ids = jnp.where(ids < 0, ids + jnp.asarray(rows, ids.dtype), ids)
+    sharding = jax.typeof(ids).sharding
+    if not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit:
+        # There the type of a gather's result is for the caller to say.
+        spec = (*sharding.spec, *jax.typeof(table).sharding.spec[1:])
+        return table.at[ids].get(
+            mode=_MODES[mode],
+            fill_value=fill_value,
+            wrap_negative_indices=False,
+            out_sharding=jax.sharding.PartitionSpec(*spec),
+        )
     return lax.gather(
         table,
         lax.expand_dims(ids, [ids.ndim]),

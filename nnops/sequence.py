@@ -92,7 +92,8 @@ def _reverse(x: Any, lengths: Any, *, time_axis: int, batch_axis: int) -> Any:
     moved = jnp.moveaxis(x, (batch_axis, time_axis), (0, 1))
     index = _positions(lengths.dtype, moved.shape[:2], 1)
     length = jnp.minimum(lengths.astype(index.dtype), moved.shape[1])[:, None]
-    source = jnp.where(index < length, length - 1 - index, index)
+    # A sum, not a choice between the two, whose types differ where the batch is sharded.
+    source = index + jnp.where(index < length, length - 1 - 2 * index, 0)
     source = source.reshape(*source.shape, *[1] * (moved.ndim - 2))
     out = jnp.take_along_axis(moved, source, axis=1, mode="promise_in_bounds")
     return jnp.moveaxis(out, (0, 1), (batch_axis, time_axis))

@@ -42,52 +42,51 @@ def _shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, ..
 def _losses(
     logits: Any, labels: Any, logit_lengths: Any = None, label_lengths: Any = None, *, blank: int
 ) -> Any:
-    *batch, steps, classes = logits.shape
-    blank %= classes
+    steps, classes = logits.shape[-2:]
     length = labels.shape[-1]
+    blank %= classes
     labels = labels.astype(jnp.int32)
-    given_steps = jnp.full(batch, steps) if logit_lengths is None else logit_lengths
-    given_labels = jnp.full(batch, length) if label_lengths is None else label_lengths
-    padded = lax.iota(jnp.int32, length) >= jnp.expand_dims(given_labels, -1)
-    known = padded | ((labels >= 0) & (labels < classes))
-    labels = jnp.where(padded | ~known, blank, labels)
-
+    known = (labels >= 0) & (labels < classes)
+    labels = jnp.where(known, labels, blank)
+    if label_lengths is not None:
+        known |= lax.iota(jnp.int32, length) >= jnp.expand_dims(label_lengths, -1)
     # Between the labels, before and after them, there may be blanks: 2 * length + 1 states.
-    states = jnp.stack([jnp.full_like(labels, blank), labels], -1).reshape((*batch, 2 * length))
-    states = jnp.concatenate([states, jnp.full((*batch, 1), blank, jnp.int32)], -1)
+    around = (1, 0, 0) if length == 0 else (1, 1, 1)
+    states = _padded(labels, blank, around)
     # The blank between two labels may be left out where they differ.
-    before = jnp.concatenate([jnp.full((*batch, 2), blank, jnp.int32), states[..., :-2]], -1)
-    before = before[..., : 2 * length + 1]
-    may_skip = (states != blank) & (states != before)
+    may_skip = (states != blank) & (states != _padded(states, blank, (2, -2, 0)))
     log_p = jax.nn.log_softmax(logits, -1)
-    emitted = jnp.take_along_axis(log_p, jnp.expand_dims(states, -2), -1)
+    emitted = jnp.take_along_axis(log_p, jnp.expand_dims(states, -2), -1, mode="clip")
     emitted = jnp.maximum(emitted, LOG_ZERO)
 
     def step(alpha: Any, given: Any) -> Any:
         now, scores = given
-        once, twice = (_shift(alpha, n) for n in (1, 2))
+        once, twice = (_padded(alpha, LOG_ZERO, (n, -n, 0)) for n in (1, 2))
         ways = jnp.stack([alpha, once, jnp.where(may_skip, twice, LOG_ZERO)])
         after = jax.nn.logsumexp(ways, 0) + scores
-        return jnp.where(jnp.expand_dims(now < given_steps, -1), after, alpha), None
+        if logit_lengths is None:
+            return after, None
+        return jnp.where(jnp.expand_dims(now < logit_lengths, -1), after, alpha), None
 
     at = lax.iota(jnp.int32, 2 * length + 1)
-    # Ahead of the first step, one stands before the first blank.
-    alpha = jnp.broadcast_to(jnp.where(at == 0, 0.0, LOG_ZERO), states.shape).astype(logits.dtype)
+    # Ahead of the first step, one stands before the first blank. (Of the sum, the type matters.)
+    alpha = jnp.where(at == 0, 0.0, LOG_ZERO).astype(log_p.dtype) + jnp.zeros_like(emitted.sum(-2))
     alpha, _ = lax.scan(step, alpha, (lax.iota(jnp.int32, steps), jnp.moveaxis(emitted, -2, 0)))
     # Done in the last label or in the blank behind it.
-    behind = 2 * jnp.expand_dims(given_labels, -1)
+    behind = 2 * (length if label_lengths is None else jnp.expand_dims(label_lengths, -1))
     final = jnp.where((at == behind) | (at == behind - 1), alpha, LOG_ZERO)
     losses = -jax.nn.logsumexp(final, -1)
     losses = jnp.where(losses > -LOG_ZERO / 10, jnp.inf, losses)
-    fits = (given_steps >= 0) & (given_steps <= steps)
-    fits &= (given_labels >= 0) & (given_labels <= length) & known.all(-1)
+    fits = known.all(-1)
+    for lengths, most in ((logit_lengths, steps), (label_lengths, length)):
+        if lengths is not None:
+            fits &= (lengths >= 0) & (lengths <= most)
     return jnp.where(fits, losses, jnp.nan)
 
 
-def _shift(alpha: Any, n: int) -> Any:
-    """``alpha`` moved ``n`` states on."""
-    pad = [(0, 0, 0)] * (alpha.ndim - 1) + [(n, -n, 0)]
-    return lax.pad(alpha, jnp.asarray(LOG_ZERO, alpha.dtype), pad)
+def _padded(x: Any, value: Any, last: tuple[int, int, int]) -> Any:
+    """``x`` with its last axis padded before, behind and in between; in JAX's own terms."""
+    return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [last])
 
 
 _CTC = define_loss(

@@ -1,0 +1,185 @@
+"""Every named op, whatever it is, under every transformation, in every dtype, and under its name.
+
+The plain reference function of an op is what it must agree with; that the references are right is
+for the tests of each op, and for docs/ops.md. The calls are in samples.py.
+"""
+
+import collections
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+import jaxpress as jp
+from jaxpress import nnops
+from samples import EXAMPLES, SAMPLES, as_list, is_real, loss, plain, with_reals
+
+NAMES = sorted(nnops.registry())
+
+# What an op may be off by in its own dtype, relative to its largest result.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-2, "float16": 5e-3}
+
+
+def test_every_op_has_a_sample():
+    assert set(NAMES) == set(SAMPLES), "add a call to tests/nnops/samples.py"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_sample_is_one_call_of_its_op(name):
+    sample = SAMPLES[name]
+    eqns = jax.make_jaxpr(sample.call)(*sample.arrays()).eqns
+    assert [e.primitive.name for e in eqns if e.primitive.name in nnops.ops] == [name]
+
+
+def _stacked(args, i, axis):
+    """The operands, that at ``i`` in two versions along ``axis``, and the axes that say so."""
+    other = jnp.flip(args[i]) if args[i].ndim else args[i]
+    axes = [None] * len(args)
+    axes[i] = axis
+    return [jnp.stack([a, other], axis) if j == i else a for j, a in enumerate(args)], axes
+
+
+def _everything(f, sample, args):
+    """Values and derivatives of all orders, and ``vmap`` over each operand and over two."""
+    out = {"value": f(*args)}
+    reals = [args[i] for i in sample.floats()]
+    if reals:
+        tangents = [jnp.cos(v) for v in reals]
+        total = loss(f, sample, args)
+        out["jvp"] = jax.jvp(with_reals(f, sample, args), reals, tangents)
+        out["grad"] = jax.grad(total, range(len(reals)))(*reals)
+        out["hessian"] = jax.hessian(total)(*reals)
+    for i in range(len(args)):
+        mapped, axes = _stacked(args, i, 0)
+        out[f"vmap {i}"] = jax.vmap(f, axes)(*mapped)
+    more, outer = _stacked(mapped, 0, -1)
+    out["vmap of vmap"] = jax.vmap(jax.vmap(f, axes), outer)(*more)
+    return out
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_agrees_with_its_reference(name):
+    with jax.enable_x64(True):
+        sample = SAMPLES[name]
+        args = sample.arrays(jnp.float64)
+        ours = as_list(sample.call)
+        both = jax.jit(lambda *a: [_everything(f, sample, a) for f in (ours, plain(ours))])
+        got, want = both(*args)
+    assert got.keys() == want.keys()
+    for what in got:
+        for g, w in zip(*map(jax.tree.leaves, (got[what], want[what])), strict=True):
+            assert (g.dtype, g.shape) == (w.dtype, w.shape)
+            np.testing.assert_allclose(g, w, rtol=1e-9, atol=1e-9, err_msg=what)
+
+
+def _under(f, sample, args):
+    """The sample's call under each transformation that must keep the op's name."""
+    yield "itself", f, args
+    yield "jit", jax.jit(f), args
+    yield "remat", jax.checkpoint(f), args
+    yield "cond", lambda *a: jax.lax.cond(jnp.sum(a[0]) == 0, f, f, *a), args
+    yield "scan", lambda *a: jax.lax.scan(lambda c, _: (c, f(*a)), 0, None, length=2), args
+    for i in range(len(args)):
+        mapped, axes = _stacked(args, i, 0)
+        yield f"vmap {i}", jax.vmap(f, axes), mapped
+        more, outer = _stacked(mapped, (i + 1) % len(args), -1)
+        yield f"vmap of vmap {i}", jax.vmap(jax.vmap(f, axes), outer), more
+    if sample.floats():
+        total = loss(f, sample, args)
+        reals = [args[i] for i in sample.floats()]
+        yield "grad", lambda *r: jax.value_and_grad(total, range(len(r)))(*r), reals
+        yield "linearize", lambda *r: jax.linearize(total, *r)[0], reals
+        yield "grad of remat", jax.grad(jax.checkpoint(total)), reals
+        yield "grad of scan", jax.grad(lambda *r: jax.lax.scan(
+            lambda c, _: (c + total(*r), None), 0.0, None, length=2)[0]), reals  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_keeps_its_name(name):
+    sample = SAMPLES[name]
+    f = as_list(sample.call)
+    lost = [
+        what
+        for what, g, args in _under(f, sample, sample.arrays())
+        if not jp.trace(g)(*args).count()[name]
+    ]
+    assert lost == []
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_precision_zero_size_and_nan(name):
+    sample = SAMPLES[name]
+    f = as_list(sample.call)
+
+    def everything(*args):
+        out = {d: f(*_cast(args, d)) for d in ("float64", "float32", "bfloat16", "float16")}
+        # What a low precision makes of its own operands, not of those that it cannot hold.
+        for d in TOLERANCE:
+            out["wide", d] = f(*_cast(_cast(args, d), "float64"))
+        out["empty"] = f(*(a[:0] if i in sample.batched else a for i, a in enumerate(args)))
+        if is_real(args[0]):
+            out["nan"] = f(args[0].at[0].set(jnp.nan), *args[1:])
+        return {str(k): v for k, v in out.items()}
+
+    with jax.enable_x64(True):
+        got = jax.jit(everything)(*sample.arrays(jnp.float64))
+        _check_precision(got, sample.keeps_dtype)
+    if not sample.mixes:
+        assert {g.shape[0] for g in got["empty"]} == {0}
+        for g, w in zip(got.get("nan", got["float64"]), got["float64"], strict=True):
+            np.testing.assert_array_equal(g[1:], w[1:])  # examples know nothing of each other
+    if "nan" in got and sample.sees_nan:
+        assert any(np.isnan(g).any() for g in got["nan"])
+
+
+def _cast(args, dtype):
+    return [a.astype(dtype) if is_real(a) else a for a in args]
+
+
+def _check_precision(got, keeps_dtype):
+    for dtype, rtol in TOLERANCE.items():
+        for g, w in zip(got[dtype], got[str(("wide", dtype))], strict=True):
+            assert not keeps_dtype or g.dtype == (dtype if is_real(w) else w.dtype)
+            g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
+            np.testing.assert_allclose(g, w, rtol=0, atol=rtol * max(1, abs(w).max(initial=0)))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_exports_with_a_symbolic_batch(name):
+    sample = SAMPLES[name]
+    args = sample.arrays()
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = [
+        jax.ShapeDtypeStruct((n, *a.shape[1:]) if i in sample.batched else a.shape, a.dtype)
+        for i, a in enumerate(args)
+    ]
+    f = as_list(sample.call)
+    exported = jax.export.export(jax.jit(f))(*shapes)
+    want = jax.eval_shape(f, *args)
+    got = [tuple(EXAMPLES if d is n or d == n else d for d in a.shape) for a in exported.out_avals]
+    assert got == [w.shape for w in want]
+    if sample.floats():
+        reals = [shapes[i] for i in sample.floats()]
+        others = {i: a for i, a in enumerate(shapes) if i not in sample.floats()}
+
+        def grad(reals, others):
+            full = [others.get(i) for i in range(len(args))]
+            return jax.grad(lambda r: loss(f, sample, full)(*r))(reals)
+
+        assert len(jax.export.export(jax.jit(grad))(reals, others).out_avals) == len(reals)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_checkify(name):
+    sample = SAMPLES[name]
+    checked = checkify.checkify(
+        as_list(sample.call), errors=checkify.user_checks | checkify.float_checks
+    )
+    args = sample.arrays()
+    _, out = jax.eval_shape(checked, *args)
+    assert collections.Counter(o.shape for o in out) == collections.Counter(
+        o.shape for o in jax.eval_shape(as_list(sample.call), *args)
+    )
