@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxpress import nnops, passes, testing
+from jaxpress.bisect import Bisection, bisect
 from jaxpress.capture import (
     ArgumentError,
     Graph,
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Bisection",
     "Graph",
     "GraphError",
     "JaxpressError",
@@ -49,6 +51,7 @@ __all__ = [
     "Value",
     "Verification",
     "VerificationError",
+    "bisect",
     "nnops",
     "optimize",
     "passes",

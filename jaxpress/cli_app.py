@@ -156,6 +156,36 @@ def render(
         )
 
 
+def bisect(
+    target: TargetArgument,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="The script that shows the difference, a .py file."
+        ),
+    ] = Path("repro.py"),
+    passes: Passes = None,
+    weights: Weights = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance", min=0.0, help="The largest relative error; by dtype if left out."
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the single rewrite that changes what a function computes, and write a script of it."""
+    with failures(debug):
+        from jaxpress.cli_bisect import bisect_command
+
+        found = bisect_command(
+            target, out, passes=passes, weights=weights, tolerance=tolerance, json=json
+        )
+        if found:
+            raise typer.Exit(1)
+
+
 def doctor(json: Json = False, debug: Debug = False) -> None:
     """Check the installation: versions, devices, extras, a renderer, and a small run."""
     with failures(debug):
@@ -174,6 +204,6 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(top)
-    for command in (demo, show, optimize, render, doctor):
+    for command in (demo, show, optimize, render, bisect, doctor):
         app.command()(command)
     return app

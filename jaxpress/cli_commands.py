@@ -20,12 +20,15 @@ from jaxpress.timing import Comparison, compare, usable_cores
 __all__ = [
     "bench_document",
     "bench_text",
+    "numbers_of",
     "optimize_command",
     "optimized",
+    "pipeline_named",
     "render_command",
     "show_command",
     "time_against_jit",
     "verify_document",
+    "with_arrays",
 ]
 
 
@@ -52,7 +55,7 @@ def show_command(
     json: bool,
 ) -> None:
     """``jaxpress show``: a summary, or every node, as text or JSON."""
-    pipeline, numbers = _pipeline(passes), _numbers(weights)
+    pipeline, numbers = pipeline_named(passes), numbers_of(weights)
     target = load_target(text)
     if optimized:
         graph = _optimized(target, pipeline, numbers)[1].after
@@ -80,7 +83,7 @@ def optimize_command(
     Raises:
       VerificationError: the results differ; everything else was printed before.
     """
-    pipeline, numbers = _pipeline(passes), _numbers(weights)
+    pipeline, numbers = pipeline_named(passes), numbers_of(weights)
     target = load_target(text)
     with StepPrinter(stderr=json) as on_step:
         fast, report = _optimized(target, pipeline, numbers, on_step)
@@ -91,7 +94,7 @@ def optimize_command(
             f"{len(report.rewrites)} rewrites in {report.seconds * 1e3:.0f} ms"
         )
     if check or bench:
-        target = _with_arrays(target)
+        target = with_arrays(target)
     failure = None
     if check:
         failure, document["verify"] = _verify(target, fast, json)
@@ -121,7 +124,7 @@ def render_command(
     """``jaxpress render``: a picture of the graph, or of what the passes made of it."""
     from jaxpress.viz.render import SUFFIXES, render
 
-    pipeline, numbers = _pipeline(passes), _numbers(weights)
+    pipeline, numbers = pipeline_named(passes), numbers_of(weights)
     # Tracing a large model takes a while: say now what would fail at the end.
     if out.suffix.lower() not in SUFFIXES:
         raise TargetError(
@@ -250,7 +253,8 @@ def _verify(
     return failure, verify_document(result)
 
 
-def _with_arrays(target: Target) -> Target:
+def with_arrays(target: Target) -> Target:
+    """The target with arrays in place of shapes; a note says so."""
     shapes = target.shapes_only()
     if shapes:
         note(
@@ -260,13 +264,13 @@ def _with_arrays(target: Target) -> Target:
     return target.with_arrays()
 
 
-def _pipeline(names: str | None) -> Pipeline:
+def pipeline_named(names: str | None) -> Pipeline:
     """What ``--passes`` means."""
     parts = [part.strip() for part in ("default" if names is None else names).split(",")]
     return pipeline_of(parts[0] if len(parts) == 1 else parts)
 
 
-def _numbers(text: str | None) -> tuple[int, ...]:
+def numbers_of(text: str | None) -> tuple[int, ...]:
     """What ``--weights`` means."""
     try:
         return tuple(int(part) for part in (text or "").split(",") if part.strip())

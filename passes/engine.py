@@ -167,10 +167,20 @@ def _sweep(
         if not budget.take():
             break
         rule, match = found
+        if budget.is_spent:
+            budget.before_last = editor.finish()
         values, nodes = rule.apply(editor, match)
         count += 1
         record.append(
-            Rewrite(rule.name, pass_name, rule.numerics, match.matched, tuple(nodes), rule.note)
+            Rewrite(
+                rule.name,
+                pass_name,
+                rule.numerics,
+                match.matched,
+                tuple(nodes),
+                rule.note,
+                tuple(zip(match.outputs, values, strict=True)),
+            )
         )
         age = 1 + max(generation.get(old, 0) for old in match.matched)
         if age > oldest or count > limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxpress.capture import Graph, Node
+from jaxpress.capture import Graph, Node, Value
 
 __all__ = ["Budget", "Report", "Rewrite", "Step"]
 
@@ -20,11 +20,13 @@ class Budget:
     Attributes:
       limit: how many; ``None`` for all of them.
       used: how many were made.
+      before_last: the graph, or the body, just before the last one that there was room for.
     """
 
     def __init__(self, limit: int | None = None):
         self.limit = limit
         self.used = 0
+        self.before_last: Graph | None = None
 
     @property
     def is_spent(self) -> bool:
@@ -51,6 +53,7 @@ class Rewrite:
       before: the nodes that it replaced.
       after: the nodes that it made.
       note: a word on why, where there is one.
+      replaced: each value that was replaced, with the one that took its place.
     """
 
     rule: str
@@ -59,6 +62,7 @@ class Rewrite:
     before: tuple[Node, ...]
     after: tuple[Node, ...]
     note: str = ""
+    replaced: tuple[tuple[Value, Value], ...] = ()
 
     def __str__(self) -> str:
         old = ", ".join(node.op for node in self.before)

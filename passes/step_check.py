@@ -44,16 +44,16 @@ class StepCheck:
         self.inputs = graph.inputs
         self.tolerance = tolerance
         self.paths = graph.signature.result_paths
-        self._flat = check_inputs(graph, graph.signature.flatten(tuple(args), dict(kwargs or {})))
+        self.flat = check_inputs(graph, graph.signature.flatten(tuple(args), dict(kwargs or {})))
         self._want = self._run(graph)
         try:
-            self._exact = evaluate_in_float64(graph, self._flat)
+            self._exact = evaluate_in_float64(graph, self.flat)
         except (TypeError, ValueError, NotImplementedError):
             # An operation that exists in one precision only: the original has to do.
             self._exact = self._want
 
     def _run(self, graph: Graph) -> list[np.ndarray]:
-        out = jax.jit(lambda flat: evaluate(graph, flat))(self._flat)
+        out = jax.jit(lambda flat: evaluate(graph, flat))(self.flat)
         return [as_numpy(x) for x in out]
 
     def errors(self, graph: Graph) -> tuple[OutputError, ...]:
