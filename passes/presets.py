@@ -20,10 +20,12 @@ from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
-from jaxpress.passes.rules.fuse_pad import FUSE_PAD
+from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
+from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
+from jaxpress.passes.rules.raise_norm import RAISE_NORM
 from jaxpress.passes.rules.raise_pool import POOL_RULES
 from jaxpress.passes.rules.raise_recurrent import RECURRENT_RULES
 from jaxpress.passes.rules.raise_softmax import RAISE_SOFTMAX
@@ -50,7 +52,7 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    norms = RAISE_BATCH_NORM + RAISE_SOFTMAX
+    norms = RAISE_NORM + RAISE_BATCH_NORM + RAISE_SOFTMAX
     return RECURRENT_RULES + LINEAR_RULES + POOL_RULES + norms + activation_rules(ops)
 
 
@@ -74,8 +76,8 @@ fold_batch_norm = Pass(
 )
 fuse_activation = Pass(
     "fuse_activation",
-    FUSE_RULES + FUSE_PAD,
-    "Bias, residual and activation move into conv and dense, and padding into conv.",
+    FUSE_RULES + FUSE_PAD_RULES + FUSE_LAYOUT_RULES,
+    "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
 )
 select_kernels = Pass("select_kernels", _select_kernels)
 hoist = Pass("hoist", _hoist)
