@@ -47,7 +47,7 @@ def test_is_the_loop_written_by_hand(name):
 
 
 def test_what_is_left_out_is_zero():
-    x, h, c, w_ih, w_hh, b = draw(*SHAPES, dtype=np.float32)
+    x, h, _, w_ih, w_hh, b = draw(*SHAPES, dtype=np.float32)
     zero = jnp.zeros_like(h)
     got = nnops.lstm(x, None, None, w_ih, w_hh)
     want = nnops.lstm(x, zero, zero, w_ih, w_hh, jnp.zeros_like(b))
