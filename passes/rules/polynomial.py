@@ -15,7 +15,16 @@ from jax import lax
 from jaxpress.capture import Literal, Value
 from jaxpress.passes.view import View, channel_base, scalar_value
 
-__all__ = ["Deviation", "Polynomial", "divide_by_monomial", "evaluate", "polynomial_of"]
+__all__ = [
+    "Deviation",
+    "Frozen",
+    "Polynomial",
+    "divide_by_monomial",
+    "evaluate",
+    "freeze",
+    "polynomial_of",
+    "value_of",
+]
 
 _MAX_DEPTH = 12
 _MAX_TERMS = 32
@@ -235,3 +244,21 @@ def evaluate(p: Polynomial, arrays: dict[Value, Any], one: Any) -> Any:
             term = lax.mul(term, lax.full_like(term, c))
         total = term if total is None else lax.add(total, term)
     return lax.full_like(one, 0) if total is None else total
+
+
+# A polynomial over numbered atoms, hashable, as a match's facts have to be.
+Frozen = tuple[tuple[float, tuple[tuple[int, int], ...]], ...]
+
+
+def freeze(p: Polynomial, atoms: list[Value]) -> Frozen:
+    """The polynomial with each atom as its place in ``atoms``."""
+    place = {v: i for i, v in enumerate(atoms)}
+    terms = [(c, tuple(sorted((place[a], k) for a, k in m))) for m, c in p.terms.items()]
+    return tuple(sorted(terms))
+
+
+def value_of(frozen: Frozen, arrays: list[Any], one: Any) -> Any:
+    """A frozen polynomial's value on arrays; ``one`` gives shape and dtype."""
+    atoms = [Value(str(i), None) for i in range(len(arrays))]
+    terms = {frozenset((atoms[i], k) for i, k in m): c for c, m in frozen}
+    return evaluate(Polynomial(terms), dict(zip(atoms, arrays, strict=True)), one)

@@ -15,8 +15,9 @@ from jaxpress.passes.rules.polynomial import (
     Deviation,
     Polynomial,
     divide_by_monomial,
-    evaluate,
+    freeze,
     polynomial_of,
+    value_of,
 )
 from jaxpress.passes.rules.weights import as_vector
 from jaxpress.passes.view import View
@@ -114,7 +115,7 @@ class _BatchNormPattern:
             "axis": axis,
             "epsilon": deviation.epsilon,
             "atoms": len(atoms),
-            "parts": tuple(_freeze(p, atoms) for p in (gain, mean, bias)),
+            "parts": tuple(freeze(p, atoms) for p in (gain, mean, bias)),
         }
         return Match(view, root, values, matched=(s.node for s in chain), info=info)
 
@@ -248,23 +249,6 @@ def _as_batch_norm(
     return deviation, gain, -quotient, rest
 
 
-# A polynomial over numbered atoms, hashable, as a match's facts have to be.
-Frozen = tuple[tuple[float, tuple[tuple[int, int], ...]], ...]
-
-
-def _freeze(p: Polynomial, atoms: list[Value]) -> Frozen:
-    place = {v: i for i, v in enumerate(atoms)}
-    terms = [(c, tuple(sorted((place[a], k) for a, k in m))) for m, c in p.terms.items()]
-    return tuple(sorted(terms))
-
-
-def _value_of(frozen: Frozen, arrays: list[Any], one: Any) -> Any:
-    """The value of a frozen polynomial; ``None`` for zero."""
-    atoms = [Value(str(i), None) for i in range(len(arrays))]
-    terms = {frozenset((atoms[i], k) for i, k in m): c for c, m in frozen}
-    return evaluate(Polynomial(terms), dict(zip(atoms, arrays, strict=True)), one)
-
-
 def _raise_batch_norm(x: Any, var: Any, *, match: Match, **atoms: Any) -> Any:
     info = match.info
     channels = (x.shape[info["axis"]],)
@@ -275,10 +259,10 @@ def _raise_batch_norm(x: Any, var: Any, *, match: Match, **atoms: Any) -> Any:
     is_one = gain == ((1.0, ()),)
     return nnops.batch_norm(
         x,
-        _value_of(mean, arrays, one),
+        value_of(mean, arrays, one),
         var,
-        None if is_one else _value_of(gain, arrays, one),
-        _value_of(bias, arrays, one) if bias else None,
+        None if is_one else value_of(gain, arrays, one),
+        value_of(bias, arrays, one) if bias else None,
         axis=info["axis"],
         epsilon=info["epsilon"],
     )
