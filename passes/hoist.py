@@ -17,14 +17,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 
 from jaxpress.capture import Graph, Literal, Node, Value, compat
 from jaxpress.capture.edit import Editor
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.capture.flops import nbytes
-from jaxpress.capture.graph import Bodies
 from jaxpress.capture.template import Template
+from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.engine import map_bodies
 from jaxpress.passes.known import LOOPS_AND_BRANCHES, body_inputs, known_values, mark_known
 
@@ -37,7 +36,6 @@ _KEPT = ("random_", "threefry", "rng_", "philox", "optimization_barrier")
 # Free where they are used.
 _SPREADING = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy"})
 _LOOPS = frozenset({"scan", "while"})
-_SCAN_OPTIONS = ("length", "reverse", "unroll", "_split_transpose")
 
 
 def hoist(graph: Graph, max_growth: int = MAX_GROWTH_BYTES) -> Graph:
@@ -120,7 +118,7 @@ def _out_of(editor: Editor, node: Node, max_growth: int) -> bool:
         bodies.append(body)
         handed.append(pairs)
     if moved:
-        _rebuild(editor, node, bodies, handed, rows)
+        with_more_inputs(editor, node, bodies, handed, rows)
     return moved
 
 
@@ -239,118 +237,3 @@ def _live(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:
             kept.append(node)
             needed.update(node.inputs)
     return kept[::-1]
-
-
-# The same operation on bodies that are given more.
-
-
-def _rebuild(
-    editor: Editor,
-    node: Node,
-    bodies: list[Graph],
-    handed: list[list[tuple[Value, Value]]],
-    rows: list[tuple[Value, Value]],
-) -> None:
-    if node.op == "scan":
-        _rebuild_scan(editor, node, bodies[0], handed[0], rows)
-        return
-    operands = editor.inputs(node)
-    params, sources = dict(node.params), body_inputs(node)
-    if node.op == "while":
-        # Both bodies have constants of their own in front; what they carry is the same.
-        kept: list[Value] = []
-        for i, key in enumerate(("cond_nconsts", "body_nconsts")):
-            n = params[key]
-            carry = bodies[i].inputs[n:]
-            consts = _used(bodies[i], bodies[i].inputs[:n])
-            inputs = [*consts, *(v for v, _ in handed[i]), *carry]
-            place = {
-                v: s.operand for v, s in zip(node.subgraphs[i].inputs, sources[i], strict=True)
-            }
-            kept += [*(operands[place[v]] for v in consts), *(x for _, x in handed[i])]
-            params[key] = len(inputs) - len(carry)
-            bodies[i] = _with_inputs(bodies[i], inputs)
-        first = node.params["cond_nconsts"] + node.params["body_nconsts"]
-        new_operands = [*kept, *operands[first:]]
-    else:
-        first = 1 if node.op == "cond" else 0
-        needed = [
-            i
-            for i in range(len(bodies[0].inputs))
-            if any(_used(body, (body.inputs[i],)) for body in bodies)
-        ]
-        pairs = [pair for given in handed for pair in given]
-        for b, body in enumerate(bodies):
-            own = dict(handed[b])
-            more = [v if v in own else Value(f"{v.name}'", v.aval) for v, _ in pairs]
-            bodies[b] = _with_inputs(body, [*(body.inputs[i] for i in needed), *more])
-        new_operands = [
-            *operands[:first],
-            *(operands[first + i] for i in needed),
-            *(x for _, x in pairs),
-        ]
-    new = Node(
-        node.primitive,
-        tuple(new_operands),
-        node.outputs,
-        params,
-        effects=node.effects,
-        ctx=node.ctx,
-        source_info=node.source_info,
-        origin=(node,),
-        bodies=Bodies(tuple(bodies)),
-    )
-    editor.exchange(node, new)
-
-
-def _rebuild_scan(
-    editor: Editor,
-    node: Node,
-    body: Graph,
-    handed: list[tuple[Value, Value]],
-    rows: list[tuple[Value, Value]],
-) -> None:
-    operands, params = editor.inputs(node), node.params
-    place = {v: i for i, v in enumerate(body.inputs)}
-    n_consts, n_carry = compat.scan_counts(params)
-    consts = _used(body, body.inputs[:n_consts])
-    carry = body.inputs[n_consts : n_consts + n_carry]
-    xs = _used(body, body.inputs[n_consts + n_carry :])
-    given = [
-        *(operands[place[v]] for v in consts), *(x for _, x in handed),
-        *(operands[place[v]] for v in carry),
-        *(operands[place[v]] for v in xs), *(x for _, x in rows),
-    ]  # fmt: skip
-    inputs = [*consts, *(v for v, _ in handed), *carry, *xs, *(v for v, _ in rows)]
-    new_body = _with_inputs(body, inputs)
-    first = len(consts) + len(handed)
-
-    def run(*arrays: Any) -> list[Any]:
-        fixed, init, stacked = (
-            arrays[:first], list(arrays[first : first + n_carry]), list(arrays[first + n_carry :]),
-        )  # fmt: skip
-
-        def step(carried: Any, row: Any) -> Any:
-            outs = evaluate(new_body, [*fixed, *carried, *row])
-            return outs[:n_carry], outs[n_carry:]
-
-        options = {k: params[k] for k in _SCAN_OPTIONS if k in params}
-        last, made = lax.scan(step, init, stacked, **options)
-        types = [v.aval for v in node.outputs]
-        return [compat.with_weak_type(x, a) for x, a in zip([*last, *made], types, strict=True)]
-
-    outs = editor.emit(run, given, at=node, origin=(node,), cache=False)
-    editor.substitute(node, outs)
-
-
-def _used(body: Graph, values: Iterable[Value]) -> list[Value]:
-    """Those of ``values`` that the body needs."""
-    needed = {v for node in body.nodes for v in node.inputs} | set(body.outputs)
-    return [v for v in values if v in needed]
-
-
-def _with_inputs(body: Graph, inputs: Sequence[Value]) -> Graph:
-    needed = {v for node in body.nodes for v in node.inputs} | set(body.outputs)
-    constants = {v: x for v, x in body.constant_values.items() if v in needed}
-    marks = body.weight_inputs & frozenset(inputs)
-    return body.with_parts(inputs=inputs, constants=constants, weight_inputs=marks)
