@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxpress.capture import Graph, VerificationError, trace
 from jaxpress.passes import Rule, rewrite
-from jaxpress.passes.example import example_of
+from jaxpress.passes.comparison import tolerance_of
+from jaxpress.passes.example import Example, examples_of
 from jaxpress.passes.record import Rewrite
 from jaxpress.verification import verify
 
@@ -136,18 +137,25 @@ def check_rule(
     *args: Any,
     shapes: Sequence[tuple[int, ...]] = _SHAPES,
     dtypes: Sequence[str] = _DTYPES,
+    refuses: Sequence[tuple[Any, ...]] = (),
+    gradients: bool = True,
 ) -> None:
     """Test a rule: that it applies, that it keeps the function, and that it refuses when it must.
 
-    Without an ``example``, one is made from the rule's pattern, for several shapes and dtypes.
-    Each is checked for values against float64, gradients, ``jit`` and ``vmap``; the rule must not
-    apply to its own result, nor where an inner value is used outside the match.
+    Without an ``example``, some are made from the rule's pattern, for several shapes and dtypes.
+    Each is checked for values against float64 (NaN, infinity and minus zero among the inputs),
+    gradients, ``jit`` and ``vmap``, and the rule must not apply to its own result. Then come the
+    cases that are easily forgotten: integers and complex numbers, scalars and arrays without
+    elements, the example under ``vmap``, and each inner value being needed elsewhere as well. In
+    all of them the rule may refuse, or must be right.
 
     Args:
       rule: the rule.
       example: a function in whose graph it applies; needed where the pattern is not elementwise.
-      *args: the example's arguments.
-      shapes, dtypes: for the examples that are made.
+      *args: the example's arguments, concrete arrays.
+      shapes, dtypes: for the examples that are made, and for what a given one is tried with.
+      refuses: functions to which the rule must not apply, each with its arguments.
+      gradients: whether gradients are compared too.
 
     Raises:
       VerificationError: one of these does not hold.
@@ -157,36 +165,141 @@ def check_rule(
     >>> check_rule(Rule("neg_neg", op("neg", op("neg", any_value("x"))), lambda x: x))
     """
     if example is not None:
-        assert_rewrites(rule, example, *args)
-        return
+        assert_rewrites(rule, example, *args, gradients=gradients)
+        examples = [Example(example, args)]
+        examples += [Example(example, cast) for d in dtypes for cast in _cast(args, d)]
+        examples += [Example(example, cut) for cut in _without_elements(args)]
+    else:
+        examples = list(examples_of(rule.pattern, shapes, dtypes))
     applied = 0
-    for dtype in dtypes:
-        for shape in shapes:
-            made = example_of(rule.pattern, shape, dtype)
-            try:
-                graph = trace(made.fn)(*made.args)
-            except TypeError:
-                continue  # no operation of integers, for instance
-            record: list[Rewrite] = []
-            rewrite(graph, rule, record=record)
-            if not record:
-                continue  # a guard may refuse a shape or dtype
-            applied += 1
-            assert_rewrites(rule, made.fn, *made.args)
-            if made.with_second_user is not None and not rule.shared:
-                _check_second_user(rule, made.with_second_user, made.args)
+    thoroughly: set[Any] = set()
+    for i, made in enumerate(examples):
+        try:
+            graph = trace(made.fn)(*made.args)
+        except _REFUSED:
+            continue  # no operation of integers, for instance
+        record: list[Rewrite] = []
+        rewrite(graph, rule, record=record)
+        if not record:
+            continue  # a guard may refuse a shape or dtype
+        applied += 1
+        # All comparisons for the first shape of a dtype; for the others, values.
+        kind = tuple(str(getattr(x, "dtype", "")) for x in made.args)
+        if kind in thoroughly:
+            _check_values(rule, graph, made.args)
+        elif example is None or i > 0:
+            assert_rewrites(rule, made.fn, *made.args, gradients=gradients, vmap=False)
+        thoroughly.add(kind)
+        if applied == 1:
+            _check_second_users(rule, graph, made.args)
+            _check_batched(rule, made)
     if not applied:
         raise VerificationError(
             f"{rule!r} applies to none of the examples made from its pattern; give check_rule a "
             "function in which it does"
         )
+    for fn, *refused in refuses:
+        record = []
+        graph = trace(fn)(*refused)
+        rewrite(graph, rule, record=record)
+        if record:
+            raise VerificationError(f"{rule!r} applies where it must not: {record[0]}, in\n{graph}")
 
 
-def _check_second_user(rule: Rule, fn: Callable[..., Any], args: Sequence[Any]) -> None:
-    graph = trace(fn)(*args)
+# What a function may raise that does not take a dtype or a size.
+_REFUSED = (TypeError, ValueError, ZeroDivisionError, NotImplementedError)
+
+
+def _cast(args: tuple[Any, ...], dtype: str) -> list[tuple[Any, ...]]:
+    """The arguments in another dtype, those that are numbers of the first one's."""
+    leaves = [x for x in jax.tree_util.tree_leaves(args) if _is_float(x)]
+    if not leaves or leaves[0].dtype == dtype:
+        return []
+
+    def change(x: Any) -> Any:
+        return jnp.asarray(x, dtype) if _is_float(x) else x
+
+    return [jax.tree_util.tree_map(change, args)]
+
+
+def _without_elements(args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """The arguments with nothing along the first one's first axis."""
+    first = args[0] if args else None
+    return [(first[:0], *args[1:])] if _is_float(first) and jnp.ndim(first) else []
+
+
+def _is_float(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _check_values(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
+    """That the graph's values are the same after the rule."""
+    new = rewrite(graph, rule).validate()
+    before, after = (jax.tree_util.tree_leaves(g(*args)) for g in (graph, new))
+    for x, y in zip(before, after, strict=True):
+        if not _agree(x, y):
+            raise VerificationError(f"{rule!r} changes a value of\n{graph}\nof\n{args}:\n{x}\n{y}")
+
+
+def _check_second_users(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
+    """Each value inside the match, in turn, as a result of its own."""
+    assert graph.signature is not None
+    flat = graph.signature.flatten(tuple(args), {})
     record: list[Rewrite] = []
     rewrite(graph, rule, record=record)
-    if any(r.before[0] in graph.nodes and len(r.before) > 1 for r in record):
-        raise VerificationError(
-            f"{rule!r} swallows a value that is used elsewhere as well, in\n{graph}"
-        )
+    here = set(graph.nodes)
+    inner = [
+        v
+        for node in record[0].before
+        if node in here
+        for v in node.outputs
+        if not any(v is old for old, _ in record[0].replaced)
+        and not any(v is out for out in graph.outputs)
+    ]
+    for value in inner[:_MOST_INNER]:
+        both = graph.with_parts(outputs=(*graph.outputs, value), signature=None)
+        again: list[Rewrite] = []
+        new = rewrite(both, rule, record=again)
+        if not again:
+            continue
+        if not rule.shared and any(_swallows(r, value, both) for r in again):
+            raise VerificationError(
+                f"{rule!r} swallows {value!r}, which is used elsewhere as well, in\n{both}"
+            )
+        for x, y in zip(both(*flat), new.validate()(*flat), strict=True):
+            if not _agree(x, y):
+                raise VerificationError(f"{rule!r} changes a value where {value!r} is a result too")
+
+
+def _swallows(rewrite: Rewrite, value: Any, graph: Graph) -> bool:
+    maker = graph.producer(value)
+    roots = {graph.producer(old) for old, _ in rewrite.replaced}
+    return maker in rewrite.before and maker not in roots
+
+
+def _check_batched(rule: Rule, made: Example) -> None:
+    """The example under ``vmap``: its graph is another one, and the rule may apply there too."""
+    if not made.args or not all(hasattr(x, "shape") for x in made.args):
+        return
+    many = tuple(jnp.stack([jnp.asarray(x)] * 2) for x in made.args)
+    fn = jax.vmap(made.fn)
+    graph = trace(fn)(*many)
+    record: list[Rewrite] = []
+    new = rewrite(graph, rule, record=record)
+    if record:
+        verify(fn, new.validate())(*many)
+
+
+def _agree(x: Any, y: Any) -> bool:
+    x, y = np.asarray(x), np.asarray(y)
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return bool(np.array_equal(x, y))
+    wide = np.complex128 if x.dtype.kind == "c" else np.float64
+    a, b = x.astype(wide), y.astype(wide)
+    room = 10 * tolerance_of(x.dtype) * np.max(np.abs(a[np.isfinite(a)]), initial=0.0)
+    return bool(np.allclose(a, b, rtol=0.0, atol=room, equal_nan=True))
+
+
+_MOST_INNER = 4

@@ -1,8 +1,9 @@
-"""A function made from a pattern, for testing the rule that has it."""
+"""Functions made from a pattern, for testing the rule that has it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,74 +11,116 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpress.capture import PassError, graph_of_jaxpr
-from jaxpress.passes.pattern import AnyOf, AnyValue, Op, Pattern, Scalar, Through
+from jaxpress.passes.outputs import Outputs
+from jaxpress.passes.pattern import AnyOf, AnyValue, Op, Pattern, Repeated, Scalar, Through
+from jaxpress.passes.traced import Traced
 
-__all__ = ["Example", "example_of"]
+__all__ = ["Example", "examples_of"]
+
+# What a captured scalar is in an example.
+_SCALAR = 0.5
 
 
 class Example(NamedTuple):
-    """A function in whose graph a pattern occurs, and arguments for it.
-
-    Attributes:
-      fn: the function.
-      args: its arguments.
-      with_second_user: the same, returning an inner value as well; ``None`` if it has none.
-    """
+    """A function in whose graph a pattern occurs, and arguments for it."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
-    with_second_user: Callable[..., Any] | None
 
 
-def example_of(pattern: Any, shape: tuple[int, ...], dtype: str) -> Example:
-    """An example of an elementwise pattern.
+def examples_of(
+    pattern: Any, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]
+) -> Iterator[Example]:
+    """Examples of a pattern that is a function, or is made of elementwise operations.
+
+    Args:
+      pattern: the pattern.
+      shapes: for the arrays of an elementwise pattern.
+      dtypes: for the arrays, but for those of a function that asks for integers.
 
     Raises:
-      PassError: the pattern is not made of elementwise operations.
+      PassError: the pattern is of another kind.
     """
+    if isinstance(pattern, Traced):
+        types = pattern.example_types
+        scalars = {k: _default(pattern.fn, k) for k in pattern.scalars}
+
+        def of_function(*arrays: Any) -> Any:
+            return pattern.fn(*arrays, **scalars)
+
+        for dtype in dtypes:
+            for variant in _variants(types, shapes):
+                yield Example(of_function, _arrays(variant, [_of(t, dtype) for t in types]))
+        return
+    for dtype in dtypes:
+        for shape in shapes:
+            yield _elementwise(pattern, shape, dtype)
+
+
+def _default(fn: Callable[..., Any], name: str) -> Any:
+    default = inspect.signature(fn).parameters[name].default
+    return _SCALAR if default is inspect.Parameter.empty else default
+
+
+def _of(example: Any, dtype: str) -> Any:
+    return dtype if jnp.issubdtype(example.dtype, jnp.floating) else example.dtype
+
+
+def _variants(types: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[list[Any]]:
+    """Shapes for a function's arguments: any for one that takes a single shape."""
+    own = [t.shape for t in types]
+    if len(set(own)) == 1 and all(jnp.issubdtype(t.dtype, jnp.inexact) for t in types):
+        return [[shape] * len(types) for shape in shapes]
+    return [own, [tuple(2 * d for d in shape) for shape in own]]
+
+
+def _arrays(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> tuple[Any, ...]:
+    made = []
+    for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            made.append(jax.random.key(i))
+            continue
+        # Positive and negative, without pattern, and the same in every run.
+        x = np.random.default_rng([i, *shape]).uniform(-2.0, 2.0, shape)
+        made.append(jnp.asarray(x if jnp.issubdtype(dtype, jnp.inexact) else np.abs(x), dtype))
+    return tuple(made)
+
+
+def _elementwise(pattern: Any, shape: tuple[int, ...], dtype: str) -> Example:
     names: dict[str, int] = {}
     _collect(pattern, names)
-    scale = np.linspace(-2.0, 2.0, int(np.prod(shape))).reshape(shape)
-    args = tuple(jnp.asarray(scale + 0.3 * i, dtype) for i in range(max(len(names), 1)))
+    args = _arrays([shape] * max(len(names), 1), [dtype] * max(len(names), 1))
     primitives = _primitives()
 
-    def build(p: Pattern, arrays: tuple[Any, ...], inner: list[Any]) -> Any:
+    def build(p: Pattern, arrays: tuple[Any, ...], shared: dict[int, Any]) -> Any:
         if isinstance(p, AnyValue):
             return arrays[names[p.name]] if p.name else arrays[0]
         if isinstance(p, Scalar):
-            return jnp.full(shape, 0.5 if p.value is None else p.value, dtype)
+            return jnp.full(shape, _SCALAR if p.value is None else p.value, dtype)
         if isinstance(p, AnyOf):
-            return build(p.choices[0], arrays, inner)
+            return build(p.choices[0], arrays, shared)
         if isinstance(p, Through):
-            return build(p.inner, arrays, inner)
+            return build(p.inner, arrays, shared)
+        if isinstance(p, Outputs):
+            return tuple(build(result, arrays, shared) for result in p.results)
         if not isinstance(p, Op):
-            raise PassError(f"no example can be made of {p!r}; give check_rule a function")
-        name = sorted(p.names)[0]
-        if name not in primitives:
-            raise PassError(f"no example can be made of {name!r}; give check_rule a function")
-        parts = [build(q, arrays, inner) for q in p.operands]
-        out = primitives[name](*parts)
-        inner.append(out)
-        return out
+            raise PassError(f"no example can be made of {p}; give check_rule a function")
+        if id(p) not in shared:
+            name = sorted(p.names)[0]
+            if name not in primitives or any(isinstance(q, Repeated) for q in p.operands):
+                raise PassError(f"no example can be made of {name!r}; give check_rule a function")
+            shared[id(p)] = primitives[name](*(build(q, arrays, shared) for q in p.operands))
+        return shared[id(p)]
 
-    def fn(*arrays: Any) -> Any:
-        return build(pattern, arrays, [])
-
-    def second(*arrays: Any) -> Any:
-        inner: list[Any] = []
-        out = build(pattern, arrays, inner)
-        return out, inner[0]
-
-    return Example(fn, args, second if pattern.size > 1 else None)
+    return Example(lambda *arrays: build(pattern, arrays, {}), args)
 
 
-def _collect(p: Any, names: dict[str, int]) -> None:
-    if isinstance(p, AnyValue) and p.name:
-        names.setdefault(p.name, len(names))
-    for q in (*getattr(p, "operands", ()), *getattr(p, "choices", ())):
-        _collect(q, names)
-    if isinstance(p, Through):
-        _collect(p.inner, names)
+def _collect(pattern: Any, names: dict[str, int]) -> None:
+    if not isinstance(pattern, Pattern):
+        raise PassError(f"no example can be made of {pattern!r}; give check_rule a function")
+    for part in pattern.descendants().values():
+        if isinstance(part, AnyValue) and part.name:
+            names.setdefault(part.name, len(names))
 
 
 def _primitives() -> dict[str, Callable[..., Any]]:
@@ -85,8 +128,9 @@ def _primitives() -> dict[str, Callable[..., Any]]:
     lax = jax.lax
     functions = (
         lax.neg, lax.abs, lax.exp, lax.log, lax.tanh, lax.sin, lax.cos, lax.sqrt, lax.rsqrt,
-        lax.logistic, lax.square, lax.expm1, lax.log1p, lax.erf, lax.sign, lax.floor,
-        lax.add, lax.sub, lax.mul, lax.div, lax.max, lax.min, lax.pow, lax.atan2,
+        lax.logistic, lax.square, lax.expm1, lax.log1p, lax.erf, lax.sign, lax.floor, lax.exp2,
+        lax.ceil, lax.tan, lax.sinh, lax.cosh, lax.asinh, lax.erfc, lax.cbrt,
+        lax.add, lax.sub, lax.mul, lax.div, lax.max, lax.min, lax.pow, lax.atan2, lax.rem,
     )  # fmt: skip
     found = {}
     for f in functions:

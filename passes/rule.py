@@ -13,7 +13,7 @@ from jaxpress.capture.edit import Editor
 from jaxpress.capture.order import makers_after, move_before
 from jaxpress.passes.pattern_base import Pattern, State
 from jaxpress.passes.record import NUMERICS
-from jaxpress.passes.traced import traced
+from jaxpress.passes.traced import number_of, traced
 from jaxpress.passes.view import View
 from jaxpress.passes.why_not import WhyNot, nearest
 
@@ -158,7 +158,7 @@ class Rule:
             match = Match(
                 view,
                 node,
-                dict(state.values),
+                self._values(state),
                 dict(state.nodes),
                 state.matched,
                 outputs=tuple(state.results.values()) or None,
@@ -171,6 +171,13 @@ class Rule:
 
         self.pattern.match_node(node, state, accepts)
         return found[0] if found else None
+
+    def _values(self, state: State) -> dict[str, Value]:
+        """What is captured; a function's scalars as they were written: 0.2, not 0.20000000298."""
+        values = dict(state.values)
+        for name in getattr(self.pattern, "scalars", ()):
+            values[name] = Literal(number_of(values[name]), values[name].aval)
+        return values
 
     def _accepts(self, match: Match, state: State) -> bool:
         """Whether the match may be made: nothing else needs what goes, and the guard agrees."""

@@ -20,6 +20,10 @@ _IDLE = frozenset({"kernel", "name", "sharding", "weak_type"})
 # Their parameters are functions; whether they are the same is asked of what those compute.
 _DERIVATIVES = compat.CUSTOM_JVP_NAMES | compat.CUSTOM_VJP_NAMES
 _SUMS = frozenset({"add", "add_any"})
+# Operations whose operands are spread out to one shape; what was spread out before counts as well.
+_SPREADING = COMMUTATIVE | frozenset(
+    {"atan2", "div", "ge", "gt", "le", "lt", "pow", "rem", "select_n", "sub"}
+)
 # Constants that are larger than this are compared by identity alone.
 _MOST_BYTES = 1 << 20
 
@@ -47,12 +51,12 @@ class Comparison:
         self.depth = -1
         self._bound = {v for v in arguments.values() if not isinstance(v, Literal)}
         # For each pair of values: the nodes that were compared and the pairs below; None if unlike.
-        self._memo: dict[tuple[Value, Value], tuple[Any, Any] | None] = {}
+        self._memo: dict[tuple[Value, Value, bool], tuple[Any, Any] | None] = {}
 
     def of(self, values: Sequence[Value], results: Sequence[Value]) -> list[Node] | None:
         """The graph's nodes that compute ``values`` as the trace does ``results``, or ``None``."""
-        pairs = list(zip(values, results, strict=True))
-        if not all(self._same(v, r, 0) for v, r in pairs):
+        pairs = [(v, r, False) for v, r in zip(values, results, strict=True)]
+        if not all(self._same(*pair, 0) for pair in pairs):
             return None
         nodes: dict[Node, None] = {}
         seen = set()
@@ -71,15 +75,16 @@ class Comparison:
             self.reason, self.node, self.depth = reason, node, depth
         return False
 
-    def _same(self, value: Value, wanted: Value, depth: int) -> bool:
-        pair = (value, wanted)
+    def _same(self, value: Value, wanted: Value, spread: bool, depth: int) -> bool:
+        """Whether two values are the same; ``spread``: or are once they are spread out."""
+        pair = (value, wanted, spread)
         if pair not in self._memo:
             self._memo[pair] = None
-            found = self._compare(value, wanted, depth)
+            found = self._compare(*pair, depth)
             self._memo[pair] = found or None
         return self._memo[pair] is not None
 
-    def _compare(self, value: Value, wanted: Value, depth: int) -> Any:
+    def _compare(self, value: Value, wanted: Value, spread: bool, depth: int) -> Any:
         number = scalar_value(self.trace, wanted)
         if number is not None:
             got = scalar_value(self.view, value)
@@ -98,7 +103,7 @@ class Comparison:
         if here.dtypes != there.dtypes:
             a, b = (" -> ".join(map(str, m.dtypes)) for m in (here, there))
             return self._differs(depth, at, f"{value!r} is converted {a}, where it should be {b}")
-        if here.layout != there.layout:
+        if here.layout != there.layout and not (spread and _same_once_spread(here, there)):
             return self._differs(
                 depth,
                 at,
@@ -131,11 +136,12 @@ class Comparison:
             self._differs(depth, node, reason)
             return None
         mine, theirs = self.view.inputs(node), model.inputs
-        orders = [theirs]
+        orders, spread = [theirs], node.op in _SPREADING
         if len(theirs) == 2 and model.op in COMMUTATIVE:
             orders.append(theirs[::-1])
         for order in orders:
-            if all(self._same(a, b, depth + 1) for a, b in zip(mine, order, strict=True)):
+            pairs = tuple((a, b, spread) for a, b in zip(mine, order, strict=True))
+            if all(self._same(*pair, depth + 1) for pair in pairs):
                 break
         else:
             return None
@@ -144,7 +150,7 @@ class Comparison:
             if (got.shape, got.dtype) != (should.shape, should.dtype):
                 self._differs(depth, node, f"{got!r} should have the type {should.aval}")
                 return None
-        return (node,), tuple(zip(mine, order, strict=True))
+        return (node,), pairs
 
     def _unlike(self, node: Node, model: Node, value: Value, wanted: Value) -> str:
         """How two operations differ, but for their operands; empty if they do not."""
@@ -164,6 +170,19 @@ class Comparison:
             if not same_param(_plain(key, a, node), _plain(key, b, model)):
                 return f"{node.op} has {key}={a!r}, where it should be {b!r}"
         return _unlike_bodies(node, model)
+
+
+def _same_once_spread(here: Moved, there: Moved) -> bool:
+    """Whether two layouts differ only in axes that the one repeats and the other leaves at one."""
+    if len(here.layout) != 2 or len(there.layout) != 2:
+        return False
+    (shape, strides), (wanted, steps) = here.layout, there.layout
+    if not all(isinstance(d, int) for d in (*shape, *wanted)) or len(shape) != len(wanted):
+        return False
+    return all(
+        s == t and (d == e or (s == 0 and 1 in (d, e)))
+        for d, e, s, t in zip(shape, wanted, strides, steps, strict=True)
+    )
 
 
 def _unlike_bodies(node: Node, model: Node) -> str:

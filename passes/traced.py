@@ -96,11 +96,17 @@ class Traced(Pattern):
             if p.kind is p.KEYWORD_ONLY and (p.default is p.empty or _is_number(p.default))
         )
         self.examples = tuple(map(_as_type, examples))
-        self.captures = dict(captures or {})
+        self.captures = {**self._vectors(), **(captures or {})}
         unknown = set(self.captures) - set(self.arrays)
         if unknown:
             raise PassError(f"the pattern {self.name!r} has no argument {sorted(unknown)}")
         self._instances: OrderedDict[Any, _Instance] = OrderedDict()
+
+    def _vectors(self) -> dict[str, AnyValue]:
+        """Patterns for the arguments that have fewer axes than the others."""
+        most = max((len(t.shape) for t in self.examples), default=0)
+        given = zip(self.arrays, self.examples, strict=False)
+        return {k: AnyValue(k, ndim=len(t.shape)) for k, t in given if len(t.shape) < most}
 
     # The pattern, made when it is first needed.
 
@@ -281,8 +287,9 @@ def traced(
       fn: the function. Its positional arguments are captured under their names; keyword-only
         numbers are captured scalars.
       *examples: arrays, ``jax.ShapeDtypeStruct`` or shapes to trace it with at first. Needed only
-        where arrays of one shape do not fit. Say a bias is (3,) where the data is (2, 3), and the
-        vector behind a broadcast is captured rather than what is broadcast.
+        where arrays of one shape do not fit. An argument that has fewer axes than the largest, such
+        as a bias of (3,) beside data of (2, 3), is captured with just as many: the vector behind a
+        broadcast rather than what is broadcast.
       captures: patterns for arguments of which more is asked, such as
         ``{"w": any_value("w", known=True)}``.
 
