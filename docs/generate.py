@@ -3,18 +3,19 @@
     python docs/generate.py
 
 docs/passes.md comes from the rules and the arrows in their comments, docs/cli.md from the commands,
-and the README's first example with its output from a run of examples/flax_cnn.py. A test fails
+docs/recognition.md from the table that tests/test_recognition.py checks, and the README's first example with its output from a run of examples/flax_cnn.py. A test fails
 when one of them is behind the code.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,34 @@ def cli_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def recognition_page() -> str:
+    """docs/recognition.md."""
+    if str(ROOT / "tests") not in sys.path:
+        sys.path.insert(0, str(ROOT / "tests"))
+    table = importlib.import_module("recognition.table").TABLE
+    layers = list(dict.fromkeys(layer for cases in table.values() for layer in cases))
+    lines = [
+        NOTE,
+        "# What is recognised",
+        "",
+        "Each cell is a layer as its framework's users write it, and the named ops that are left",
+        "of it after `jp.optimize`, with its weights known; `tests/test_recognition.py` runs every",
+        "one, forwards and backwards. Equations that only move data (reshape, transpose, slice)",
+        "may stand around some of them. No rule knows a framework: they match what is computed.",
+        "",
+        f"| layer | {' | '.join(table)} |",
+        f"| --- |{' --- |' * len(table)}",
+    ]
+    for layer in sorted(layers):
+        cells = [_cell(cases[layer].ops) if layer in cases else "" for cases in table.values()]
+        lines.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(ops: Mapping[str, int]) -> str:
+    return ", ".join(f"`{op}`" if n == 1 else f"{n} `{op}`" for op, n in ops.items())
+
+
 def run_example() -> tuple[str, str]:
     """What examples/flax_cnn.py prints, and the picture that it draws."""
     with tempfile.TemporaryDirectory() as folder:
@@ -232,6 +261,7 @@ def with_example(readme: str, output: str) -> str:
 def main() -> None:
     (ROOT / "docs" / "passes.md").write_text(passes_page())
     (ROOT / "docs" / "cli.md").write_text(cli_page())
+    (ROOT / "docs" / "recognition.md").write_text(recognition_page())
     readme = ROOT / "README.md"
     output, picture = run_example()
     before = readme.read_text()

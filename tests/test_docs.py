@@ -50,6 +50,10 @@ def test_the_page_of_commands(generate: ModuleType) -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == generate.cli_page(), MEND
 
 
+def test_the_page_of_layers(generate: ModuleType) -> None:
+    assert (ROOT / "docs" / "recognition.md").read_text() == generate.recognition_page(), MEND
+
+
 @pytest.mark.parametrize("command", ["demo", "show", "optimize", "render", "doctor"])
 def test_the_page_of_commands_has_what_help_has(run: Run, command: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text().split(f"## jaxpress {command}\n")[1]
