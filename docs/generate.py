@@ -3,8 +3,9 @@
     python docs/generate.py
 
 docs/passes.md comes from the rules and the arrows in their comments, docs/cli.md from the commands,
-docs/recognition.md from the table that tests/test_recognition.py checks, and the README's first example with its output from a run of examples/flax_cnn.py. A test fails
-when one of them is behind the code.
+docs/recognition.md from the table that tests/test_recognition.py checks, and the README's first
+example with its output from a run of examples/flax_cnn.py. A test fails when one of them is behind
+the code.
 """
 
 from __future__ import annotations
