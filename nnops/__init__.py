@@ -4,6 +4,7 @@ Each op is one equation in a jaxpr, under the name that people call it by, and b
 JAX transformation as the plain function that defines it.
 """
 
+from jaxpress.nnops import initializers
 from jaxpress.nnops.activation_spec import (
     Activation,
     activation_entries,
@@ -45,6 +46,24 @@ from jaxpress.nnops.group_norm import group_norm, instance_norm
 from jaxpress.nnops.gru import gru, gru_cell
 from jaxpress.nnops.kv_cache import KVCache, init_kv_cache, kv_cache_attention, kv_cache_update
 from jaxpress.nnops.layer_norm import layer_norm
+from jaxpress.nnops.layers import (
+    GRU,
+    LSTM,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Embedding,
+    GroupNorm,
+    Layer,
+    LayerNorm,
+    MaxPool,
+    MultiHeadAttention,
+    RMSNorm,
+    Sequential,
+    trainable,
+)
 from jaxpress.nnops.logs import log1mexp, logmeanexp, logsumexp
 from jaxpress.nnops.losses import (
     binary_cross_entropy,
@@ -105,13 +124,28 @@ from jaxpress.nnops.smooth import (
 from jaxpress.nnops.softmax import glu, log_softmax, softmax
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Activation",
+    "AvgPool",
+    "BatchNorm",
+    "Conv",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "GroupNorm",
     "KVCache",
     "Kernel",
+    "Layer",
+    "LayerNorm",
+    "MaxPool",
+    "MultiHeadAttention",
     "OpDef",
     "OpError",
     "OpTypeError",
     "PackedSequences",
+    "RMSNorm",
+    "Sequential",
     "activation_entries",
     "activation_names",
     "adaptive_avg_pool",
@@ -213,6 +247,7 @@ __all__ = [
     "swish",
     "tanh",
     "to_activation",
+    "trainable",
     "unpack_sequences",
     "weight_standardize",
 ]
