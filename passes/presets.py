@@ -24,11 +24,14 @@ from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
+from jaxpress.passes.rules.raise_einsum_dense import EINSUM_DENSE_RULES
+from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
+from jaxpress.passes.rules.raise_log_softmax import LOG_SOFTMAX_RULES
 from jaxpress.passes.rules.raise_norm import RAISE_NORM
 from jaxpress.passes.rules.raise_pool import POOL_RULES
 from jaxpress.passes.rules.raise_recurrent import RECURRENT_RULES
-from jaxpress.passes.rules.raise_softmax import RAISE_SOFTMAX
+from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
 __all__ = [
@@ -52,8 +55,9 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    norms = RAISE_NORM + RAISE_BATCH_NORM + RAISE_SOFTMAX
-    return RECURRENT_RULES + LINEAR_RULES + POOL_RULES + norms + activation_rules(ops)
+    linear = LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
+    norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
+    return RECURRENT_RULES + linear + POOL_RULES + norms + activation_rules(ops)
 
 
 inline = Pass("inline", _inline)

@@ -1,135 +1,124 @@
-"""Softmax, written out as ``jax.nn.softmax`` writes it, becomes ``softmax``."""
+"""Softmax, however it was written out, becomes ``softmax``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rule import Match, Rule
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.shifted_exp import (
+    Place,
+    axes_from_end,
+    below_spread,
+    exponentials_of,
+    masked_by,
+    only_among_themselves,
+    place_of,
+)
 from jaxpress.passes.view import View, scalar_value
 
-__all__ = ["RAISE_SOFTMAX"]
+__all__ = ["SOFTMAX_RULES"]
 
 
 class _SoftmaxPattern:
-    """``exp(x - max(x)) / sum(exp(x - max(x)))`` over one axis."""
+    """``exp(x - max(x)) / sum(exp(x - max(x)))``.
 
-    names = frozenset({"div"})
+    Args:
+      by_hand: the maximum has a gradient (which comes to nothing), or the sum's inverse is
+        multiplied with; as ``jax.nn.softmax`` does not have it.
+    """
+
+    names = frozenset({"div", "mul", "select_n"})
     size = 7
+
+    def __init__(self, by_hand: bool):
+        self.by_hand = by_hand
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        e, total = view.inputs(node)
-        exp = view.producer(e)
-        if exp is None or exp.op != "exp":
-            state.fail("the numerator is no exponential", node)
-            return None
-        summed = _reduced(view, total, "reduce_sum", state)
-        source = None if summed is None else _summand(view, summed, node.output.dtype)
-        if summed is None or source is None or source[0] is not e:
-            state.fail("the denominator is not the sum of the numerator", node)
-            return None
-        sub = view.producer(view.inputs(exp)[0])
-        if sub is None or sub.op != "sub":
-            state.fail("the exponent is no difference", exp)
-            return None
-        x, largest = view.inputs(sub)
-        found = _reduced(view, largest, "reduce_max", state)
-        if found is None or view.inputs(found[0])[0] is not x:
-            state.fail("what is taken away is not the largest of the same array", sub)
-            return None
-        (total_node, axis, down), (max_node, other, stopped) = summed, found
-        if axis != other or not any(n.op == "stop_gradient" for n in stopped):
-            state.fail(
-                "sum and maximum are over different axes, or the maximum has a gradient", sub
-            )
-            return None
-        matched = (exp, sub, total_node, max_node, *down, *source[1], *stopped)
-        return Match(view, node, {"x": x}, matched=matched, info={"axis": axis - x.ndim})
-
-
-def _summand(view: View, summed: Any, dtype: Any) -> tuple[Value, list[Node]] | None:
-    """What is summed, in float32 where ``dtype`` is a narrower one, as ``jnp.sum`` does."""
-    total, _, passed = summed
-    source = view.inputs(total)[0]
-    narrowed = [n for n in passed if n.op == "convert_element_type"]
-    if dtype.itemsize >= 4:
-        return None if narrowed else (source, [])
-    widen = view.producer(source)
-    if widen is None or widen.op != "convert_element_type" or len(narrowed) != 1:
-        return None
-    wide, (narrow,) = np.dtype("float32"), narrowed
-    if source.dtype != wide or narrow.output.dtype != dtype:
-        return None
-    return view.inputs(widen)[0], [widen]
-
-
-def _reduced(view: View, value: Any, op: str, state: State) -> tuple[Node, int, list[Node]] | None:
-    """The reduction over one axis behind ``value``, which is spread out along that axis again."""
-    shape = value.shape
-    passed: list[Node] = []
-    node = view.producer(value)
-    while node is not None and node.op != op:
-        inputs = view.inputs(node)
-        if node.op == "max" and op == "reduce_max":
-            # max(-inf, m) is m, and there for an axis of length zero.
-            rest = [v for v in inputs if scalar_value(view, v) is None]
-            low = [scalar_value(view, v) for v in inputs if scalar_value(view, v) is not None]
-            if len(rest) != 1 or not np.isneginf(low[0]):
+        quotient, where = node, None
+        if node.op == "select_n":
+            masked = masked_by(view, node, 0.0)
+            maker = None if masked is None else view.producer(masked[1])
+            if masked is None or maker is None:
+                state.fail("it does not leave elements out", node)
                 return None
-            value = rest[0]
-        elif (node.op == "convert_element_type" and op == "reduce_sum") or node.op in (
-            "stop_gradient",
-            "broadcast_in_dim",
-            "reshape",
-            "expand_dims",
-        ):
-            value = inputs[0]
-        else:
-            return None
-        passed.append(node)
-        node = view.producer(value)
-    if node is None or len(node.params["axes"]) != 1:
+            where, quotient = masked[0], maker
+        for e, total, steps in _quotients(view, quotient):
+            if steps and not self.by_hand:
+                state.fail("it multiplies with the inverse", quotient)
+                continue
+            found = exponentials_of(view, total)
+            if isinstance(found, str):
+                state.fail(found, quotient)
+                continue
+            if found.exp.output is not e:
+                state.fail("the denominator is not the sum of the numerator", quotient)
+                continue
+            if found.where is not where:
+                state.fail("it leaves out other elements than its sum does", node)
+                continue
+            if found.largest.finite:
+                state.fail("infinities are exchanged", found.shifted)
+                continue
+            if self.by_hand == (found.largest.stopped and not steps):
+                state.fail("the maximum has a gradient", found.shifted)
+                continue
+            values = {"x": found.x, **({} if where is None else {"where": where})}
+            info = {"axis": axes_from_end(found.axes, found.x.ndim)}
+            matched = (quotient, *steps, *found.nodes)
+            return Match(view, node, values, matched=matched, info=info)
+        state.fail("it is no quotient of an exponential and a sum", node)
         return None
-    axis = int(node.params["axes"][0])
-    kept = list(view.inputs(node)[0].shape)
-    kept[axis] = 1
-    # Along every other axis the values must stay where they were: shape and order say so.
-    if tuple(shape) not in (tuple(kept), view.inputs(node)[0].shape) or not all(
-        _keeps_places(view, n, axis) for n in passed
-    ):
-        return None
-    return node, axis, passed
 
 
-def _keeps_places(view: View, node: Node, axis: int) -> bool:
-    """Whether a broadcast puts the reduced axis back where it was."""
-    x, y = view.inputs(node)[0], node.output
-    if node.op == "broadcast_in_dim":
-        dims = tuple(int(d) for d in node.params["broadcast_dimensions"])
-        if x.ndim == y.ndim:
-            return dims == tuple(range(y.ndim))
-        return dims == tuple(d for d in range(y.ndim) if d != axis)
-    if node.op in ("reshape", "expand_dims") and x.ndim != y.ndim:
-        return x.ndim + 1 == y.ndim and y.shape == (*x.shape[:axis], 1, *x.shape[axis:])
-    return x.shape == y.shape or node.op == "max"
+def _quotients(view: View, node: Node) -> list[tuple[Value, Place, list[Node]]]:
+    """Every way to read a node as ``e / total``, with what else is in between."""
+    if node.op == "div":
+        e, total = view.inputs(node)
+        return [(e, place_of(total), [])] if e.ndim == total.ndim else []
+    if node.op != "mul":
+        return []
+    found = []
+    for e, inverse in (view.inputs(node), view.inputs(node)[::-1]):
+        # The inverse is of one number a row, and spread out after.
+        place, spread = below_spread(view, place_of(inverse))
+        maker = view.producer(place.value)
+        if maker is None or e.ndim != inverse.ndim:
+            continue
+        inputs = view.inputs(maker)
+        is_inverse = (maker.op == "integer_pow" and maker.params["y"] == -1) or (
+            maker.op == "div" and scalar_value(view, inputs[0]) == 1
+        )
+        if is_inverse and inputs[-1].shape == place.value.shape:
+            found.append((e, place._replace(value=inputs[-1]), [*spread, maker]))
+    return found
 
 
 def _guard(match: Match) -> str | None:
     x, y = match["x"], match.root.output
     if x.shape != y.shape or x.dtype != y.dtype:
         return "it changes the shape or dtype"
-    return None
+    return only_among_themselves(match)
+
+
+def _raise(x: Any, where: Any = None, *, match: Match) -> Any:
+    return nnops.softmax(x, axis=match.info["axis"], where=where)
 
 
 # exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x)
-RAISE_SOFTMAX = Rule(
-    "raise_softmax",
-    _SoftmaxPattern(),
-    lambda x, *, match: nnops.softmax(x, axis=match.info["axis"]),
+RAISE_SOFTMAX = Rule("raise_softmax", _SoftmaxPattern(by_hand=False), _raise, _guard, shared=True)
+
+# The same where the maximum has a gradient, or with 1 / sum: its derivative is rounded differently.
+RAISE_SOFTMAX_BY_HAND = Rule(
+    "raise_softmax_by_hand",
+    _SoftmaxPattern(by_hand=True),
+    _raise,
     _guard,
+    numerics="reassociates",
+    shared=True,
 )
+
+SOFTMAX_RULES = RuleSet((RAISE_SOFTMAX, RAISE_SOFTMAX_BY_HAND))
