@@ -27,7 +27,7 @@ def open_calls(
       attempt: what a sweep would do, without doing it.
     """
     calls = [node for node in graph.nodes if is_plain_call(node)]
-    if not calls or all(rule.size <= 1 for rule in rules):
+    if not calls:
         return graph
     whole, own = _sizes(graph)
     if whole > _MOST_NODES + _MOST_TIMES * own:

@@ -80,8 +80,10 @@ def _layout(base: Value, nodes: list[Node]) -> Any:
             break
         shape, strides = _after(node, shape, strides)
     if strides is not None and shape is not None:
-        # Along an axis of one element there is no stride.
-        return shape, tuple(0 if d == 1 else s for d, s in zip(shape, strides, strict=True))
+        # Along an axis of one element there is no stride, and nowhere if there are no elements.
+        empty = 0 in shape
+        idle = (empty or d == 1 for d in shape)
+        return shape, tuple(0 if i else s for i, s in zip(idle, strides, strict=True))
     return tuple(
         (node.op, node.output.shape, _numbers(node))
         for node in reversed(nodes)
