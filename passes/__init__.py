@@ -22,6 +22,7 @@ from jaxpress.passes.presets import (
     raise_ops,
     select_kernels,
     simplify,
+    training,
 )
 from jaxpress.passes.record import Report, Rewrite, Step
 from jaxpress.passes.rule import Match, Rule, RuleSet
@@ -65,4 +66,5 @@ __all__ = [
     "simplify",
     "through",
     "traced",
+    "training",
 ]

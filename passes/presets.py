@@ -51,6 +51,7 @@ __all__ = [
     "raise_ops",
     "select_kernels",
     "simplify",
+    "training",
 ]
 
 
@@ -72,20 +73,23 @@ raise_clips = Pass(
     lambda ops: clip_rules(),
     "max(x, 0) becomes relu: other derivative at 0.",
     makes_rules=True,
+    before="raise_ops",
 )
 fold_batch_norm = Pass(
     "fold_batch_norm",
     FOLD_RULES + FOLD_BEFORE_RULES + FOLD_CHAIN_RULES,
     "Known scales and shifts move into the weights.",
+    after="raise_ops",
 )
 fuse_activation = Pass(
     "fuse_activation",
     FUSE_RULES + FUSE_PAD_RULES + FUSE_LAYOUT_RULES,
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
+    after=("raise_ops", "fold_batch_norm"),
 )
-select_kernels = Pass("select_kernels", _select_kernels)
-hoist = Pass("hoist", _hoist)
-fold_constants = Pass("fold_constants", _fold_constants)
+select_kernels = Pass("select_kernels", _select_kernels, after=("raise_ops", "fuse_activation"))
+hoist = Pass("hoist", _hoist, after="fold_batch_norm")
+fold_constants = Pass("fold_constants", _fold_constants, after=("fold_batch_norm", "hoist"))
 
 cleanup = Pipeline((inline, simplify, cse, dce), "cleanup")
 
@@ -107,6 +111,9 @@ default = Pipeline(
     ),
     "default",
 )
+
+# Leaves weights what they are, since each step changes them: nothing is folded into them.
+training = Pipeline([p for p in default if p is not fold_batch_norm], "training")
 
 # Also assumes that nobody differentiates the result.
 inference = Pipeline(
@@ -130,7 +137,7 @@ _PASSES = {
         fold_constants,
     )
 }
-_PRESETS = {p.name: p for p in (cleanup, default, inference)}
+_PRESETS = {p.name: p for p in (cleanup, default, training, inference)}
 
 
 def passes_by_name(name: str) -> tuple[Pass, ...]:
