@@ -36,6 +36,7 @@ NOTE = "<!-- Written by docs/generate.py: change the code, and run it. -->"
 PRESETS = {
     "default": "Safe on any function: gradients and training steps included.",
     "inference": "Also assumes that nobody differentiates the result.",
+    "training": "Leaves weights as they are, since each step changes them.",
     "cleanup": "Changes no values at all, and names no ops.",
 }
 NUMERICS = {

@@ -28,7 +28,8 @@ Passes = Annotated[
     typer.Option(
         "--passes",
         metavar="NAMES",
-        help="A preset (default, inference, cleanup), or names of passes with commas between.",
+        help="A preset (default, inference, training, cleanup), or names of passes with commas "
+        "between.",
     ),
 ]
 Weights = Annotated[
