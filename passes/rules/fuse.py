@@ -17,6 +17,7 @@ from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.steps import MOVES, axes_after, linear_maker, replay, step_nodes
 from jaxpress.passes.rules.weights import (
+    FUSED_OPS,
     along,
     bias_axes,
     bias_shape,
@@ -44,7 +45,7 @@ class _AddPattern:
         inputs = view.inputs(node)
         # Of two candidates the one that is computed later takes the other as its residual.
         for value, other in (inputs, inputs[::-1]):
-            found = linear_maker(state, value, node, MOVES)
+            found = linear_maker(state, value, node, MOVES, FUSED_OPS)
             if found is None:
                 continue
             if other.dtype != value.dtype or node.output.aval.shape != value.aval.shape:
@@ -160,7 +161,7 @@ class _ActivationPattern:
         inputs = view.inputs(node)
         if len(inputs) != 1:
             return None
-        found = linear_maker(state, inputs[0], node, MOVES)
+        found = linear_maker(state, inputs[0], node, MOVES, FUSED_OPS)
         if found is None:
             return None
         if inputs[0].dtype != node.output.dtype:

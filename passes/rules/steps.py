@@ -38,7 +38,11 @@ MAX_STEPS = 4
 
 
 def linear_maker(
-    state: State, value: Value, user: Node, through: frozenset[str] = frozenset()
+    state: State,
+    value: Value,
+    user: Node,
+    through: frozenset[str] = frozenset(),
+    ops: frozenset[str] = LINEAR_OPS,
 ) -> tuple[Node, tuple[Node, ...]] | None:
     """The linear op that makes ``value`` for ``user`` alone, with no activation yet.
 
@@ -47,6 +51,7 @@ def linear_maker(
       value: what ``user`` takes.
       user: a node.
       through: the steps that may stand between.
+      ops: which ops are meant.
 
     Returns:
       The op and the steps behind it, in the order in which they run; ``None`` if there is none.
@@ -54,7 +59,7 @@ def linear_maker(
     view = state.view
     steps, value, user = steps_back(view, value, user, through)
     node = view.producer(value)
-    if node is None or node.op not in LINEAR_OPS:
+    if node is None or node.op not in ops:
         state.fail(lambda: f"{value!r} is not made by a conv or dense", user)
         return None
     if node.params.get("mapped"):

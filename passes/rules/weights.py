@@ -20,6 +20,7 @@ from jaxpress.nnops.einsum_equation import Equation, parse_equation
 from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = [
+    "FUSED_OPS",
     "LINEAR_OPS",
     "along",
     "as_type",
@@ -37,9 +38,11 @@ __all__ = [
 ]
 
 LINEAR_OPS = frozenset({"conv", "dense", "einsum_dense"})
+# The table of attend is an embedding's as well, most often: scaling it would double the memory.
+FUSED_OPS = LINEAR_OPS | {"attend"}
 
 _SAME_ELEMENTS = frozenset({"reshape", "squeeze", "expand_dims", "copy"})
-_DENSE = Equation("a", "ab", "b")
+_DENSE, _ATTEND = Equation("a", "ab", "b"), Equation("a", "ba", "b")
 
 
 def operands_of(view: View, node: Node) -> dict[str, Value]:
@@ -68,7 +71,9 @@ def as_type(x: Any, dtype: Any) -> Any:
 
 
 def _equation(node: Node) -> Equation:
-    return _DENSE if node.op == "dense" else parse_equation(node.params["equation"])
+    if node.op in ("dense", "attend"):
+        return _DENSE if node.op == "dense" else _ATTEND
+    return parse_equation(node.params["equation"])
 
 
 def bias_axes(node: Node) -> tuple[int, ...]:

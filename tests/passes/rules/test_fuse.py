@@ -93,6 +93,13 @@ def test_projections_to_heads() -> None:
     fused(new, "einsum_dense", ("x", "w", "b", "residual"))
 
 
+def test_logits_of_a_tied_table() -> None:
+    new = assert_applies(
+        FUSE_RULES, lambda x, t, b: nnops.attend(x, t) + b, D, array(7, 5), array(7), times=1
+    )
+    fused(new, "attend", ("x", "w", "b"))
+
+
 def test_every_order_of_bias_and_residual() -> None:
     for fn, times in (
         (lambda x, b, r: nnops.dense(x, M) + b + r, 2),
