@@ -24,9 +24,11 @@ from jaxpress.passes.presets import (
     simplify,
     training,
 )
+from jaxpress.passes.pruning import magnitude_mask
 from jaxpress.passes.record import Report, Rewrite, Step
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.traced import traced
+from jaxpress.passes.weight_masks import insert_weight_masks, maskable_weights
 from jaxpress.passes.why_not import WhyNot
 
 __all__ = [
@@ -52,6 +54,9 @@ __all__ = [
     "hoist",
     "inference",
     "inline",
+    "insert_weight_masks",
+    "magnitude_mask",
+    "maskable_weights",
     "op",
     "optional",
     "outputs",
