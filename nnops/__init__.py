@@ -21,6 +21,7 @@ from jaxpress.nnops.attention_masks import (
 )
 from jaxpress.nnops.batch_norm import batch_norm
 from jaxpress.nnops.batch_norm_train import batch_norm_train
+from jaxpress.nnops.composites import composites
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.conv_variants import (
     conv_transpose,
@@ -157,6 +158,7 @@ __all__ = [
     "causal_mask",
     "celu",
     "combine_masks",
+    "composites",
     "conv",
     "conv_transpose",
     "cosine_distance",

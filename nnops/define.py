@@ -26,6 +26,7 @@ import jax
 from jax.interpreters import ad, batching, mlir
 
 from jaxpress.capture.compat import Primitive
+from jaxpress.nnops.composites import composite_prefix, lower_composite
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import REFERENCE, Kernel, OpDef, ops
 from jaxpress.nnops.transforms import general_batch, general_jvp, linear_jvp, transpose
@@ -135,6 +136,9 @@ def define(
             with jax.named_scope(name):
                 return fn(*arrays)
 
+        prefix = composite_prefix(ctx)
+        if prefix is not None:
+            return lower_composite(ctx, f"{prefix}.{name}", scoped, args, params, multiple_results)
         return mlir.lower_fun(scoped, multiple_results=multiple_results)(ctx, *args)
 
     primitive.def_impl(implement)
