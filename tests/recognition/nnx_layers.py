@@ -123,9 +123,12 @@ def recurrent(cell: str, **options: Any):
         rngs = nnx.Rngs(0)
         inner = getattr(nnx, cell)(8, 4, rngs=rngs, **options)
         module = filled(nnx.RNN(inner, rngs=rngs))
-        # NNX's own scan asks for a module of the trace that it runs in.
+        # NNX's own scan asks for a module of the trace that it runs in, random state included.
         graph, state = nnx.split(module)
-        return lambda x: nnx.merge(graph, state)(x), (data(*SEQUENCE),)
+        carry = inner.initialize_carry((2, 8), rngs)
+        return lambda x: nnx.merge(graph, state, copy=True)(x, initial_carry=carry), (
+            data(*SEQUENCE),
+        )
 
     return build
 
