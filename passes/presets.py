@@ -61,6 +61,13 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
     return RECURRENT_RULES + linear + POOL_RULES + norms + activation_rules(ops)
 
 
+def _clip_rules(ops: Collection[str] | None) -> RuleSet:
+    if ops is None:
+        return clip_rules()
+    # With a clip's name known, the activations that are written with it are known too.
+    return clip_rules() + activation_rules({*ops, "relu", "relu6"}) if "max" in ops else RuleSet()
+
+
 inline = Pass("inline", _inline)
 simplify = Pass("simplify", CLEANUP_RULES, "Take out what does nothing or undoes itself.")
 cse = Pass("cse", eliminate_common_subexpressions)
@@ -70,10 +77,10 @@ raise_ops = Pass(
 )
 raise_clips = Pass(
     "raise_clips",
-    lambda ops: clip_rules(),
+    _clip_rules,
     "max(x, 0) becomes relu: other derivative at 0.",
     makes_rules=True,
-    before="raise_ops",
+    after="raise_ops",  # where a max belongs to something larger, such as a softmax or a variance
 )
 fold_batch_norm = Pass(
     "fold_batch_norm",
@@ -117,7 +124,7 @@ training = Pipeline([p for p in default if p is not fold_batch_norm], "training"
 
 # Also assumes that nobody differentiates the result.
 inference = Pipeline(
-    (inline, simplify, cse, raise_clips, *default.passes[3:]),
+    (*default.passes[:4], raise_clips, *default.passes[4:]),
     "inference",
 )
 
