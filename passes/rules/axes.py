@@ -96,24 +96,26 @@ def align(a: Sequence[Axis], b: Sequence[Axis]) -> bool:
         x, y = left.pop(), right.pop()
         if x is y or _equal(x.size, y.size):
             continue
-        if not isinstance(x.size, int) or not isinstance(y.size, int):
-            return False
-        if x.size > y.size:
-            if not _split(x, y.size):
-                return False
+        if _split(x, y.size):
             left.append(leaves([x])[1])
-        else:
-            if not _split(y, x.size):
-                return False
+        elif _split(y, x.size):
             right.append(leaves([y])[1])
+        else:
+            return False
     return not left and not right
 
 
-def _split(axis: Axis, outer: int) -> bool:
-    if isinstance(axis, _Fixed) or outer == 0 or axis.size % outer:
+def _split(axis: Axis, outer: Any) -> bool:
+    if isinstance(axis, _Fixed):
         return False
-    axis.parts = Axis(outer), Axis(axis.size // outer)
-    return True
+    try:
+        inner, rest = divmod(axis.size, outer)
+        fits = bool(rest == 0) and not _equal(inner, 0)
+    except Exception:  # nothing is divided by zero; and of symbolic sizes nobody may know
+        return False
+    if fits:
+        axis.parts = Axis(outer), Axis(inner)
+    return fits
 
 
 def place_below(view: View, node: Node, place: Place) -> Place | None:

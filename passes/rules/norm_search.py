@@ -40,6 +40,7 @@ def data_under(view: View, root: Node) -> list[Value]:
             squared = _squared(view, view.inputs(node)[0])
             if squared is not None:
                 return _candidates(view, squared)
+            frontier.append(view.inputs(node)[0])
         elif node.op in _BACK:
             frontier.extend(v for v in view.inputs(node) if not isinstance(v, Literal))
     return []
@@ -251,6 +252,7 @@ def _narrows(wide: Value, narrow: Value) -> bool:
 def _has_size(a: Value, b: Value) -> bool:
     if a.shape == b.shape:
         return True
-    if not all(isinstance(d, int) for v in (a, b) for d in v.shape):
+    try:
+        return bool(math.prod(a.shape) == math.prod(b.shape))
+    except Exception:  # symbolic sizes of which nobody can say
         return False
-    return math.prod(a.shape) == math.prod(b.shape)
