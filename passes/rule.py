@@ -116,7 +116,7 @@ class Rule:
         if numerics not in NUMERICS:
             raise PassError(f"rule {name!r}: numerics is one of {NUMERICS}, not {numerics!r}")
         self.name = name
-        if not hasattr(pattern, "find") and not isinstance(pattern, Pattern):
+        if not isinstance(pattern, Pattern) and not hasattr(pattern, "names"):
             if not callable(pattern):
                 raise PassError(f"rule {name!r}: {pattern!r} is no pattern, and no function of one")
             pattern = traced(pattern)

@@ -12,6 +12,7 @@ from work import assert_linear, calls_of
 from helpers import array, assert_close, rewritten
 from jaxpress.capture import RewriteLoopError, trace
 from jaxpress.passes import Rule, any_value, op, rewrite, scalar
+from jaxpress.passes.record import Budget
 
 X = array(2, 3)
 
@@ -289,3 +290,86 @@ def test_the_cost_of_a_sweep_grows_linearly() -> None:
         return trace(fn)(X)
 
     assert_linear(lambda graph: rewrite(graph, [NEG_NEG, SIN_TO_TANH]), chain(50), chain(400), 8)
+
+
+def small(name, *operations):
+    """A rule that replaces a chain of operations, the outermost first, by ``tan``."""
+    pattern = any_value("x")
+    for operation in reversed(operations):
+        pattern = op(operation, pattern)
+    return Rule(name, pattern, lambda x: jnp.tan(x))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_larger_match_wins_where_it_ends_earlier(turned) -> None:
+    # exp(neg(.)) ends later and has two operations; neg(sin(cos(.))) has three, and wins.
+    rules = [small("two", "exp", "neg"), small("three", "neg", "sin", "cos")]
+    rules = rules[::-1] if turned else rules
+
+    def fn(x):
+        return lax.exp(lax.neg(lax.sin(lax.cos(x))))
+
+    new, applied = rewritten(rules, fn, X)
+    assert applied == ["three"] and new.count() == {"tan": 1, "exp": 1}
+
+
+def test_a_larger_match_that_does_not_apply_stands_in_nobody_s_way() -> None:
+    three = Rule("three", small("", "neg", "sin", "cos").pattern, lambda x: x, lambda m: "never")
+    _, applied = rewritten(
+        [three, small("two", "exp", "neg")], lambda x: lax.exp(lax.neg(lax.sin(lax.cos(x)))), X
+    )
+    assert applied == ["two"]
+
+
+def test_of_overlapping_equals_the_one_that_ends_later_wins() -> None:
+    rules = [small("first", "neg", "sin"), small("second", "exp", "neg")]
+    assert rewritten(rules, lambda x: lax.exp(lax.neg(lax.sin(x))), X)[1] == ["second"]
+
+
+def test_ever_larger_matches() -> None:
+    rules = [small("two", "exp", "neg"), small("three", "neg", "sin", "cos"),
+             small("four", "cos", "tanh", "abs", "floor")]  # fmt: skip
+
+    def fn(x):
+        return lax.exp(lax.neg(lax.sin(lax.cos(lax.tanh(lax.abs(lax.floor(x)))))))
+
+    assert rewritten(rules, fn, X)[1] == ["four", "two"]
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_with_a_budget_the_first_rewrites_are_made(n) -> None:
+    def fn(x):
+        y = lax.fori_loop(0, 2, lambda _, z: negations(4)(z), negations(4)(x))
+        return jax.jit(negations(2))(y)
+
+    graph = trace(fn)(X)
+    everything, record, budget = [], [], Budget(n)
+    rewrite(graph, NEG_NEG, record=everything)
+    new = rewrite(graph, NEG_NEG, record=record, budget=budget).validate()
+    assert len(everything) == 5 and len(record) == budget.used == n
+    assert budget.is_spent and [str(r) for r in record] == [str(r) for r in everything[:n]]
+    assert_close(new(X), fn(X), 1e-6)
+    assert budget.before_last is not None or n == 0
+
+
+def test_a_budget_is_shared_by_several_sweeps() -> None:
+    graph, budget = trace(negations(6))(X), Budget(2)
+    rewrite(rewrite(graph, NEG_NEG, budget=budget), NEG_NEG, budget=budget)
+    assert budget.used == 2 and Budget().take() and not Budget().is_spent
+
+
+def test_a_guard_that_refuses_one_way_is_asked_of_the_others() -> None:
+    rule = Rule(
+        "sum", op("add", any_value("a"), any_value("b")), lambda a, b: a - b,
+        lambda m: None if m["a"].name == "y" else "a is not y",
+    )  # fmt: skip
+    new, applied = rewritten(rule, lambda x, y: x + y, X, X + 1)
+    assert applied == ["sum"]
+    np.testing.assert_allclose(new(X, X + 1), jnp.ones_like(X), rtol=1e-6)
+
+
+def test_what_is_replaced_is_in_the_record() -> None:
+    graph, record = trace(lambda x: lax.sin(x) + 1)(X), []
+    new = rewrite(graph, SIN_TO_TANH, record=record)
+    ((old, fresh),) = record[0].replaced
+    assert old is graph.nodes[0].output and fresh is new.nodes[0].output

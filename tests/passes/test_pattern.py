@@ -9,9 +9,9 @@ import pytest
 from jax import lax
 
 from helpers import array
-from jaxpress.capture import Literal, trace
+from jaxpress.capture import Literal, PassError, trace
 from jaxpress.capture.edit import Editor
-from jaxpress.passes import any_of, any_value, op, scalar, through
+from jaxpress.passes import any_of, any_value, op, optional, repeated, scalar, through
 from jaxpress.passes.pattern import State
 
 X, Y = array(2, 3), array(2, 3, seed=1)
@@ -228,3 +228,70 @@ def test_the_nearest_miss_is_told() -> None:
 def test_size_is_the_number_of_operations() -> None:
     pattern = op("add", op("mul", any_value(), 2.0), any_of(op("sin", op("cos")), op("exp")))
     assert pattern.size == 4
+
+
+def test_one_optional_wrapper() -> None:
+    pattern = op("sin", optional(op("exp", any_value("x")), "convert_element_type", "reshape"))
+    assert match(pattern, lambda x: lax.sin(lax.exp(x)), X)
+    assert match(pattern, lambda x: lax.sin(lax.reshape(lax.exp(x), (6,))), X)
+    assert match(pattern, lambda x: lax.sin(lax.exp(x).reshape(6).astype("bfloat16")), X) is None
+    assert match(pattern, lambda x: lax.sin(lax.neg(lax.exp(x))), X) is None
+
+
+def test_repeated_operands_are_captured_as_a_tuple() -> None:
+    pattern = op("concatenate", repeated(op("neg", any_value("parts"))))
+    state = match(pattern, lambda x, y: lax.concatenate([-x, -y, -x], 0), X, Y)
+    assert [v.name for v in state.lists["parts"]] == ["x", "y", "x"]
+    assert [n.op for n in state.matched].count("neg") == 3
+    assert match(pattern, lambda x, y: lax.concatenate([-x, y], 0), X, Y) is None
+
+
+def test_repeated_operands_after_others_and_how_many() -> None:
+    pattern = op("concatenate", any_value("first"), repeated(any_value("rest"), at_least=2))
+    state = match(pattern, lambda x, y: lax.concatenate([x, y, y], 0), X, Y)
+    assert state.values["first"].name == "x" and len(state.lists["rest"]) == 2
+    assert match(pattern, lambda x, y: lax.concatenate([x, y], 0), X, Y) is None
+
+
+def test_a_name_that_is_bound_before_is_the_same_in_every_repetition() -> None:
+    scaled = op("mul", any_value("x"), any_value("s"))
+    pattern = op("concatenate", scaled, repeated(op("mul", any_value("y"), any_value("s"))))
+    fits = match(pattern, lambda x, y, s: lax.concatenate([x * s, y * s, x * s], 0), X, Y, X + 2)
+    assert fits and set(fits.lists) == {"y"}
+    fn = lambda x, y, s: lax.concatenate([x * s, y * s, x * y], 0)  # noqa: E731
+    assert match(pattern, fn, X, Y, X + 2) is None
+
+
+def test_only_the_last_operand_is_repeated() -> None:
+    with pytest.raises(PassError, match="last operand"):
+        op("concatenate", repeated(any_value("x")), any_value("y"))
+
+
+def test_a_part_that_occurs_twice_is_matched_once() -> None:
+    part = any_value("x")
+    for _ in range(60):  # as a tree, this has 2 ** 60 nodes
+        part = op("add", part, part)
+
+    def fn(x):
+        for _ in range(60):
+            x = x + x
+        return x
+
+    assert match(part, fn, X)
+
+
+def test_patterns_read_as_expressions() -> None:
+    pattern = op("mul", any_value("x"), op(("sin", "cos"), scalar(2.0)), commutative=False)
+    assert str(pattern) == "mul(x, cos/sin(2))"
+    assert str(any_of(pattern, any_value())) == "mul(x, cos/sin(2)) | _"
+    assert str(op("concatenate", repeated(any_value("x")))) == "concatenate(x, ...)"
+
+
+def test_alternatives_may_be_a_root() -> None:
+    pattern = any_of(op("sin", any_value("x")), op("cos", op("neg", any_value("x"))))
+    assert pattern.names == {"sin", "cos"} and pattern.size == 2
+    graph = trace(lambda x: lax.cos(lax.neg(x)))(X)
+    state = State(Editor(graph))
+    assert pattern.match_node(graph.nodes[-1], state) and state.values["x"].name == "x"
+    with pytest.raises(PassError, match="is no operation"):
+        any_value("x").match_node(graph.nodes[-1], state)

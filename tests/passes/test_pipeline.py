@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
@@ -11,7 +12,9 @@ from jax import lax
 from helpers import array
 from jaxpress import passes
 from jaxpress.capture import Graph, PassError, trace
+from jaxpress.optimize import optimize
 from jaxpress.passes import Pass, Pipeline, Rule, RuleSet, any_value, op
+from jaxpress.passes.record import Budget
 
 X = array(2, 3)
 TANH = Rule("tanh", op("sin", any_value("x")), lambda x: jnp.tanh(x))
@@ -216,3 +219,68 @@ def test_the_collector_runs_again_afterwards() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_passes_may_say_what_they_come_after_and_before() -> None:
+    first, last = Pass("first", TANH), Pass("last", NEG_NEG, after="first", before=("end",))
+    end = Pass("end", TANH)
+    assert names(Pipeline([first, last, end])) == ["first", "last", "end"]
+    assert names(Pipeline([last])) == ["last"]  # what is not there asks for nothing
+    assert names(Pipeline([first, last, first])) == ["first", "last", "first"]
+    with pytest.raises(PassError, match=r"'last' must come after 'first'.*\['last', 'first'\]"):
+        Pipeline([last, first])
+    with pytest.raises(PassError, match=r"'last' must come before 'end'"):
+        Pipeline([end, last])
+    with pytest.raises(PassError, match="must come after"):
+        Pipeline([last]) + first
+    kept = Pass("some", TANH + NEG_NEG, after="first").without("tanh")
+    assert kept.after == ("first",)
+
+
+def test_presets_are_plain_values() -> None:
+    for preset in (passes.cleanup, passes.default, passes.inference, passes.training):
+        assert isinstance(preset, Pipeline) and names(preset)
+        assert names(passes.pipeline_of(preset.name)) == names(preset)
+        assert names(preset[1:] + preset[:1]) == [*names(preset)[1:], names(preset)[0]]
+    assert "fold_batch_norm" not in names(passes.training)
+    assert "raise_clips" not in names(passes.training)
+    with pytest.raises(PassError, match="'fuse_activation' must come after 'raise_ops'"):
+        Pipeline([passes.fuse_activation, passes.raise_ops])
+
+
+def test_only_and_inserted() -> None:
+    p = passes.default.only("dce", "inline", "cse")
+    assert names(p) == ["inline", "cse", "cse", "dce"]
+    with pytest.raises(PassError, match="nonesuch"):
+        p.only("nonesuch")
+    assert names(p.inserted(TANH, after="cse")) == ["inline", "cse", "cse", "tanh", "dce"]
+    assert names(p.inserted([TANH, NEG_NEG], before="cse"))[1:3] == ["tanh", "neg_neg"]
+    for given in ({}, {"after": "cse", "before": "dce"}, {"after": "nonesuch"}):
+        with pytest.raises(PassError):
+            p.inserted(TANH, **given)
+
+
+def test_a_budget_counts_rules_and_whole_passes() -> None:
+    graph = trace(lambda x: (fn(x), fn(x)))(X)
+    everything = Budget()
+    Pipeline([NEG_NEG, "cse", TANH]).run(graph, budget=everything)
+    assert everything.used == 4  # two double negations, one cse, one sin
+    for n, expected in enumerate([{"sin": 2, "neg": 4}, {"sin": 2, "neg": 2}, {"sin": 2},
+                                  {"sin": 1}, {"tanh": 1}]):  # fmt: skip
+        new, _ = Pipeline([NEG_NEG, "cse", TANH]).run(graph, budget=Budget(n))
+        assert new.count() == expected
+
+
+@pytest.mark.parametrize("preset", ["default", "inference", "training"])
+def test_a_rule_that_is_switched_off_is_really_off(preset) -> None:
+    def model(x):
+        return jax.nn.silu(x @ jnp.ones((3, 4)) + jnp.ones(4))
+
+    rules = {"raise_silu", "raise_dense", "fuse_activation"}
+    everything = passes.pipeline_of(preset)
+    fast = optimize(model, passes=everything)
+    assert rules <= {r.rule for r in fast.report(X).rewrites}
+    for name in rules:
+        fast = optimize(model, passes=everything.without(name))
+        assert name not in {r.rule for r in fast.report(X).rewrites}
+    assert not optimize(model, passes=everything.without("raise_silu")).graph(X).find("silu")

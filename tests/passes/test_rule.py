@@ -10,7 +10,8 @@ from jax import lax
 
 from helpers import array, assert_refuses, rewritten
 from jaxpress.capture import PassError, trace
-from jaxpress.passes import Rule, RuleSet, any_value, op, rewrite, scalar
+from jaxpress.capture.edit import Editor
+from jaxpress.passes import Rule, RuleSet, any_value, op, repeated, rewrite, scalar
 from jaxpress.testing import assert_rewrites, check_rule
 
 X, Y = array(2, 3), array(2, 3, seed=1)
@@ -249,3 +250,33 @@ def test_replacements_may_close_over_arrays() -> None:
     new, _ = rewritten(rule, lambda x: lax.sin(x) + lax.sin(x + 1), X)
     np.testing.assert_allclose(new(X), X * table + (X + 1) * table, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(jax.vmap(new))(X[None])[0], new(X), rtol=1e-6)
+
+
+def test_repeated_operands_come_as_a_list() -> None:
+    rule = Rule(
+        "swap",
+        op("concatenate", repeated(op("neg", any_value("parts")))),
+        lambda parts, *, match: -jnp.concatenate(parts, match.root.params["dimension"]),
+    )
+    for n in (2, 3):  # two traces: the number of parts is a part of the key
+        x = [X + i for i in range(n)]
+        new, rules = rewritten(rule, lambda *x: lax.concatenate([lax.neg(y) for y in x], 0), *x)
+        assert rules == ["swap"] and new.count() == {"concatenate": 1, "neg": 1}
+        np.testing.assert_array_equal(new(*x), -jnp.concatenate(x))
+    graph = trace(lambda x, y: lax.concatenate([lax.neg(x), lax.neg(y)], 0))(X, Y)
+    match = rule.match(Editor(graph), graph.nodes[-1])
+    assert list(match.operands()) == list(graph.inputs) and match.makers() == [match.root]
+
+
+def test_an_operation_with_an_effect_is_not_replaced() -> None:
+    rule = Rule("read", op("get", any_value("r")), lambda r: jnp.zeros((2, 3)))
+
+    def fn(x):
+        return jax.new_ref(x)[...] + 1
+
+    assert_refuses(rule, fn, X, because="has an effect")
+
+
+def test_what_is_no_pattern_is_refused() -> None:
+    with pytest.raises(PassError, match=r"'r'.*is no pattern"):
+        Rule("r", "sin", lambda x: x)
