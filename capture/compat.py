@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import checkify as _checkify
 from jax._src import config as _config
 from jax._src import core as _core
 from jax._src import shard_map as _shard_map
@@ -58,6 +59,7 @@ __all__ = [
     "jit_is_plain",
     "outside_trace",
     "provenance",
+    "register_checks",
     "scan_counts",
     "source_frames",
     "trace_closed",
@@ -376,6 +378,26 @@ def trace_primitive(primitive: Any, avals: Sequence[Any], params: dict[str, Any]
         return trace_closed(run, avals)
     except Exception:  # somebody else's code: whatever it raises, nothing is known
         return None
+
+
+def register_checks(primitive: Any, trace: Callable[..., Any]) -> None:
+    """Lets ``checkify`` look for NaN and the like inside a primitive.
+
+    ``trace(avals, params)`` gives what it computes as a closed jaxpr, one of whose equations an
+    error is then said to come from. With checks by users alone the primitive is bound as it is.
+    """
+    automatic = _checkify.all_checks - _checkify.user_checks
+
+    def rule(*args: Any, **params: Any) -> Any:
+        at = next(i for i, arg in enumerate(args) if isinstance(arg, _checkify.Error))
+        (error, enabled), inputs = args[at : at + 2], args[at + 2 :]
+        if not enabled & automatic:
+            return error, primitive.bind(*inputs, **params)
+        closed = trace([jax.typeof(x) for x in inputs], params)
+        error, outs = _checkify.checkify_jaxpr(*args[:at], closed, enabled, error, *inputs)
+        return error, outs if primitive.multiple_results else outs[0]
+
+    _checkify.error_checks[primitive] = rule
 
 
 def under_trace() -> bool:

@@ -1,9 +1,9 @@
 """One function, `define`, turns a plain reference function into a named primitive.
 
 Everything that JAX needs to know of an op is registered here, always in this order:
-implementation, abstract evaluation, lowering, JVP, transpose, batching. So an op is one short
-function plus its kernels, and it works under ``jit``, ``grad``, ``vmap``, ``scan``, sharding and
-``jax.export`` without more ado.
+implementation, abstract evaluation, lowering, JVP, transpose, batching, checks. So an op is one
+short function plus its kernels, and it works under ``jit``, ``grad``, ``vmap``, ``scan``, sharding,
+``jax.export`` and ``checkify`` without more ado.
 
 Static parameters of an op's primitive:
 
@@ -25,7 +25,7 @@ from typing import Any
 import jax
 from jax.interpreters import ad, batching, mlir
 
-from jaxpress.capture.compat import Primitive
+from jaxpress.capture.compat import Primitive, register_checks, trace_closed
 from jaxpress.nnops.composites import composite_prefix, lower_composite
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import REFERENCE, Kernel, OpDef, ops
@@ -151,6 +151,7 @@ def define(
     batching.primitive_batchers[primitive] = functools.partial(
         _call_rule, op, batch or general_batch
     )
+    register_checks(primitive, lambda avals, params: trace_closed(op.implementation(params), avals))
     ops[name] = op
     return op
 
