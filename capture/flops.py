@@ -42,6 +42,9 @@ OPAQUE = frozenset(
     """.split()  # noqa: SIM905
 )
 
+# Operands may all have the result's shape, and still it is no elementwise function.
+JOINT = frozenset({"dot_product_attention", "rotary_embedding"})
+
 
 def size(value: Any) -> int:
     """How many elements an array has; a symbolic dimension counts as 1."""
@@ -80,7 +83,7 @@ def own_flops(node: Node) -> int | None:
     rule = _RULES.get(op)
     if rule is not None:
         return int(rule(node))
-    if op in OPAQUE or not node.outputs:
+    if op in OPAQUE or op in JOINT or not node.outputs:
         return None
     return _elementwise(node)
 

@@ -23,6 +23,7 @@ from jaxpress.passes.rules.fuse import FUSE_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
+from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
 from jaxpress.passes.rules.raise_einsum_dense import EINSUM_DENSE_RULES
 from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
@@ -56,7 +57,7 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    linear = LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
+    linear = ATTENTION_RULES + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     return RECURRENT_RULES + linear + POOL_RULES + norms + activation_rules(ops)
 

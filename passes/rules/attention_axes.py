@@ -1,0 +1,244 @@
+"""Which axes of attention's two products are batch, heads, queries, keys and features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from jaxpress.capture import Node, Value
+from jaxpress.passes.pattern import State
+from jaxpress.passes.rules.attention_bands import Band
+from jaxpress.passes.rules.axis_tracking import Axes, spread
+from jaxpress.passes.view import View
+
+__all__ = ["Product", "Roles", "Weighted", "product_of", "roles_of", "weighted_of"]
+
+
+class Product(NamedTuple):
+    """``dot_general(query, key)``, its result's axes seen from either side.
+
+    Attributes:
+      query: the operand with the axis of queries.
+      key: the operand with the axis of keys.
+      query_axes: for each axis of the result, that of ``query``, or ``None``.
+      key_axes: the same for ``key``.
+      features: the axis that is contracted, of query and of key.
+      batch: the result's batch axes.
+      free: the result's axes that ``query`` alone has.
+      keys: the result's axis of keys.
+    """
+
+    query: Value
+    key: Value
+    query_axes: Axes
+    key_axes: Axes
+    features: tuple[int, int]
+    batch: tuple[int, ...]
+    free: tuple[int, ...]
+    keys: int
+
+
+class Roles(NamedTuple):
+    """Axes of the product: what each of them is for attention; ``None`` is an axis of size 1.
+
+    Attributes:
+      lead: the batch.
+      queries, keys: T and S.
+      shared: heads that queries, keys and values all have.
+      grouped: query heads that share one key head.
+    """
+
+    lead: tuple[int, ...]
+    queries: int | None
+    keys: int
+    shared: int | None
+    grouped: int | None
+
+
+class Weighted(NamedTuple):
+    """``dot_general(weights, value)``.
+
+    Attributes:
+      value: the values.
+      axes: the product's axis for each axis of ``value`` that is a batch axis; ``None`` for others.
+      keys: the axis of ``value`` that is contracted.
+      features: its axis of features, if it has one.
+      result: for each axis of the result, the product's; ``-1`` for the features, ``None`` for
+        an axis of size 1.
+    """
+
+    value: Value
+    axes: Axes
+    keys: int
+    features: int | None
+    result: Axes
+
+
+def product_of(state: State, node: Node, axis: int | None) -> Product | None:
+    """The product of queries and keys, if the softmax runs along one operand's own axis."""
+    view = state.view
+    left, right = view.inputs(node)
+    (contracted, batches) = node.params["dimension_numbers"]
+    if axis is None or any(len(c) != 1 for c in contracted):
+        state.fail("the product contracts several axes, or the softmax is not along its own", node)
+        return None
+    if node.params.get("out_sharding") is not None:
+        state.fail("the product says how its result is sharded", node)
+        return None
+    n = len(batches[0])
+    axes: list[list[int | None]] = [[int(a) for a in batches[0]], [int(a) for a in batches[1]]]
+    for side, value in ((0, left), (1, right)):
+        used = {*map(int, contracted[side]), *map(int, batches[side])}
+        own = [a for a in range(value.ndim) if a not in used]
+        axes[side] += own
+        axes[1 - side] += [None] * len(own)
+    if axis < n:
+        state.fail("the softmax runs along an axis that queries and keys share", node)
+        return None
+    query = 1 if axes[0][axis] is not None else 0
+    operands = (left, right)
+    return Product(
+        operands[query],
+        operands[1 - query],
+        tuple(axes[query]),
+        tuple(axes[1 - query]),
+        (int(contracted[query][0]), int(contracted[1 - query][0])),
+        tuple(range(n)),
+        tuple(i for i in range(n, len(axes[0])) if axes[query][i] is not None),
+        axis,
+    )
+
+
+def roles_of(state: State, product: Product, bands: Iterable[Band]) -> Roles | None:
+    """What the product's axes are for attention.
+
+    Any two batch axes are as good as each other for the values; which of them are called heads is
+    told by their places: next to the features, as libraries have them.
+    """
+    view = state.view
+    sizes = product.query.shape
+
+    def size(axis: int) -> int:
+        place = product.query_axes[axis]
+        return 1 if place is None else sizes[place]
+
+    others = [
+        a
+        for a, place in enumerate(product.key_axes)
+        if place is not None and a not in product.batch and a != product.keys
+    ]
+    if any(product.key.shape[product.key_axes[a] or 0] != 1 for a in others):
+        state.fail("keys have another axis that queries do not have")
+        return None
+    # Axes of size 1 that were made for the product are none of the queries' own.
+    places = _places(view, product)
+    free = [a for a in product.free if a in places] or list(product.free[:1])
+    if len(free) > 2:
+        free = [a for a in free if size(a) != 1]
+    if len(free) > 2:
+        state.fail("queries have more than two axes that keys do not have")
+        return None
+    queries, grouped = _queries_and_groups(product, free, bands, places, size)
+    batch = sorted((a for a in product.batch if a in places), key=lambda a: places[a])
+    shared: int | None = None
+    if grouped is not None:
+        before = [a for a in batch if places[a] == places[grouped] - 1]
+        shared = before[0] if before else None
+    elif batch and (len(batch) > 1 or places[batch[0]] > places.get(queries, len(sizes))):
+        shared = batch[-1]
+    lead = tuple(a for a in batch if a != shared)
+    return Roles(lead, queries, product.keys, shared, grouped)
+
+
+def _places(view: View, product: Product) -> dict[int | None, int]:
+    """Where the product's axes are in the array that queries were before they were rearranged."""
+    behind = spread(view, product.query, broadcasts=False)
+    out: dict[int | None, int] = {}
+    for axis, place in enumerate(product.query_axes):
+        source = None if place is None else behind.axes[place]
+        if source is not None:
+            out[axis] = source
+    return out
+
+
+def _queries_and_groups(
+    product: Product,
+    free: list[int],
+    bands: Iterable[Band],
+    places: dict[int | None, int],
+    size: Callable[[int], int],
+) -> tuple[int | None, int | None]:
+    if len(free) < 2:
+        return (free[0] if free else None), None
+    compared = [b.query for b in bands if b.query in free]
+    if compared:
+        queries = compared[0]
+        return queries, next(a for a in free if a != queries)
+    heads = {places[a] for a in product.batch if a in places}
+    adjacent = [a for a in free if places[a] - 1 in heads and places[a] > min(places.values())]
+    adjacent = [a for a in adjacent if not any(places[b] == places[a] - 1 for b in free)]
+    keys = product.key_axes[product.keys]
+    assert keys is not None
+    as_long = [a for a in free if size(a) == product.key.shape[keys]]
+    ones = [a for a in free if size(a) == 1]
+    if len(as_long) == 1:
+        queries = as_long[0]
+    elif len(ones) == 1:
+        queries = next(a for a in free if a not in ones)
+    elif len(adjacent) == 1 and len(product.batch) > 1:
+        queries = next(a for a in free if a not in adjacent)
+    else:
+        queries = min(free, key=lambda a: places[a])
+    return queries, next(a for a in free if a != queries)
+
+
+def weighted_of(
+    state: State, root: Node, side: int, axes: Axes, product: Product
+) -> Weighted | None:
+    """The second product, if it sums over keys and keeps everything else apart.
+
+    Args:
+      state: the attempt.
+      root: the ``dot_general``.
+      side: which of its operands are the weights.
+      axes: for each axis of the weights, that of the first product.
+      product: the first product.
+    """
+    value = state.view.inputs(root)[1 - side]
+    (contracted, batches) = root.params["dimension_numbers"]
+    if root.params.get("out_sharding") is not None or len(contracted[side]) != 1:
+        state.fail("the second product contracts several axes, or is sharded", root)
+        return None
+    if axes[int(contracted[side][0])] != product.keys:
+        state.fail("the second product does not sum along the softmax's axis", root)
+        return None
+    of_value: list[int | None] = [None] * value.ndim
+    batch_labels: list[int | None] = []
+    for mine, theirs in zip(batches[side], batches[1 - side], strict=True):
+        label = axes[int(mine)]
+        if label is not None and label not in product.batch:
+            state.fail("values differ from query to query", root)
+            return None
+        batch_labels.append(label)
+        of_value[int(theirs)] = label
+    used = {int(a) for a in (*contracted[1 - side], *batches[1 - side])}
+    own = [a for a in range(value.ndim) if a not in used]
+    weights = state.view.inputs(root)[side]
+    mine = {int(a) for a in (*contracted[side], *batches[side])}
+    rest = [axes[a] for a in range(weights.ndim) if a not in mine]
+    for label in (label for label in rest if label in product.batch):
+        if product.query.shape[product.query_axes[label] or 0] != 1:  # type: ignore[index]
+            state.fail("values are shared by samples that keys are not", root)
+            return None
+    if len(own) > 1:
+        state.fail("values have several axes of features", root)
+        return None
+    features: list[int | None] = [-1] * len(own)
+    result = [*batch_labels, *(rest + features if side == 0 else features + rest)]
+    return Weighted(
+        value,
+        tuple(of_value),
+        int(contracted[1 - side][0]),
+        own[0] if own else None,
+        tuple(result),
+    )

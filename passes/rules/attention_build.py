@@ -1,0 +1,284 @@
+"""From what was found of an attention to ``dot_product_attention`` on arrays in its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpress import nnops
+from jaxpress.capture import Node, Value
+from jaxpress.passes.rule import Match
+from jaxpress.passes.rules.attention_axes import Product, Roles, Weighted
+from jaxpress.passes.rules.attention_bands import Band
+from jaxpress.passes.rules.attention_terms import Added, Terms, unscaled
+from jaxpress.passes.rules.axis_tracking import Axes, arrange, axes_before, spread
+from jaxpress.passes.view import View
+
+__all__ = ["build_match", "make_attention"]
+
+# Stand for axes that the product does not have: features, and those of size 1 that queries had.
+_FEATURES = -1
+_EXTRA = -2
+
+Labels = Sequence[int | None]
+
+
+class _Operand(NamedTuple):
+    """An array, the label of each of its axes, and the number that it was multiplied with."""
+
+    value: Value
+    labels: tuple[int | None, ...]
+    factor: float = 1.0
+
+
+def build_match(
+    view: View,
+    root: Node,
+    product: Product,
+    weighted: Weighted,
+    roles: Roles,
+    terms: Terms,
+    params: dict[str, Any],
+) -> Match:
+    """The match of the rule: arrays by name, and where the op's axes are in each of them."""
+    query, key = (
+        _labelled(view, value, axes, features)
+        for value, axes, features in (
+            (product.query, product.query_axes, product.features[0]),
+            (product.key, product.key_axes, product.features[1]),
+        )
+    )
+    behind = spread(view, weighted.value, broadcasts=False)
+    of_value = list(weighted.axes)
+    of_value[weighted.keys] = roles.keys
+    if weighted.features is not None:
+        of_value[weighted.features] = _FEATURES
+    value = _Operand(behind.source, _carried(behind.axes, of_value, behind.source.ndim))
+    query, lead, heads = _with_extra_axes(query, roles)
+    if len(heads) == 1 and roles.shared is not None:
+        key, value = _without_repeats(view, key, value, roles.shared)
+
+    bands = [b for leaf in terms.leaves for b in leaf.bands]
+    leaves = [leaf for leaf in terms.leaves if not leaf.bands]
+    if any(b.query != roles.queries for b in bands):
+        bands, leaves = [], terms.leaves
+    left, right = _narrowest(bands)
+
+    full = [*lead, *heads, roles.queries, roles.keys]
+    to_heads = [*lead, roles.queries, *heads, _FEATURES]
+    to_keys = [*lead, roles.keys, roles.shared, _FEATURES]
+    values: dict[str, Value] = {"query": query.value, "key": key.value, "value": value.value}
+    for stem, parts in (("factor", terms.factors), ("added", terms.added), ("leaf", leaves)):
+        values |= {f"{stem}{i}": part.value for i, part in enumerate(parts)}
+    info = {
+        "query": _order(query.labels, to_heads),
+        "key": _order(key.labels, to_keys),
+        "value": _order(value.labels, to_keys),
+        "value_dtype": jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype),
+        "result": _order(to_heads, weighted.result),
+        "grouped": len(heads) == 2,
+        "factors": tuple((f.negated, _order(f.axes, to_heads)) for f in terms.factors),
+        "added": tuple(_added(a, full) for a in terms.added),
+        "leaves": tuple((leaf.negated, _order(leaf.axes, full)) for leaf in leaves),
+        "logits_dtype": jnp.dtype(terms.dtype or product.query.dtype),
+        "scale": terms.scale * query.factor * key.factor,
+        "left": left,
+        "right": right,
+        "params": tuple(sorted(params.items())),
+    }
+    return Match(view, root, values, info=info)
+
+
+def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Operand:
+    """Queries or keys as they were before the product, with the product's labels."""
+    found = unscaled(view, value)
+    labels: list[int | None] = [None] * value.ndim
+    for label, axis in enumerate(of_product):
+        if axis is not None:
+            labels[axis] = label
+    labels[features] = _FEATURES
+    return _Operand(found.value, _carried(found.axes, labels, found.value.ndim), found.factor)
+
+
+def _carried(axes: Axes, labels: Labels, ndim: int) -> tuple[int | None, ...]:
+    """The labels of a source's axes, from those of what was made of it."""
+    out: list[int | None] = [None] * ndim
+    for axis, label in zip(axes, labels, strict=True):
+        if axis is not None:
+            out[axis] = label
+    return tuple(out)
+
+
+def _with_extra_axes(
+    query: _Operand, roles: Roles
+) -> tuple[_Operand, list[int | None], list[int | None]]:
+    """Queries, their batch axes and their head axes, those of size 1 included.
+
+    ``jnp.matmul`` drops such axes before the product, and one sample is a batch all the same.
+    """
+    heads: list[int | None] = [a for a in (roles.shared, roles.grouped) if a is not None]
+    labels = list(query.labels)
+    extra: list[int | None] = []
+    until = len(labels)
+    if roles.queries in labels:
+        until = labels.index(roles.queries)
+    for axis, label in enumerate(labels):
+        if label is not None:
+            continue
+        name = _EXTRA - axis
+        if axis < until:
+            extra.append(name)
+        elif not heads:
+            heads.append(name)
+        else:
+            continue
+        labels[axis] = name
+    lead = [*extra, *roles.lead]
+    lead.sort(key=lambda a: labels.index(a) if a in labels else len(labels))
+    return query._replace(labels=tuple(labels)), lead, heads or [None]
+
+
+def _without_repeats(
+    view: View, key: _Operand, value: _Operand, heads: int
+) -> tuple[_Operand, _Operand]:
+    """Keys and values with one head where each was repeated for several query heads."""
+    found = [_repeated(view, x, heads) for x in (key, value)]
+    if found[0] is None or found[1] is None or found[0][1] != found[1][1]:
+        return key, value
+    return found[0][0], found[1][0]
+
+
+def _repeated(view: View, x: _Operand, heads: int) -> tuple[_Operand, Any] | None:
+    """What ``jnp.repeat`` along the heads was given, and how often it repeats."""
+    node = view.producer(x.value)
+    if node is None or heads not in x.labels:
+        return None
+    at = x.labels.index(heads)
+    if node.op == "broadcast_in_dim":
+        return _of_one_head(view, x, node, at)
+    if node.op != "reshape":
+        return None
+    wide = view.inputs(node)[0]
+    before, after = wide.shape, x.value.shape
+    fits = len(before) == len(after) + 1 and (*before[:at], *before[at + 2 :]) == (
+        *after[:at],
+        *after[at + 1 :],
+    )
+    if not fits or not isinstance(before[at + 1], int) or before[at + 1] < 2:
+        return None
+    labels = (*x.labels[: at + 1], None, *x.labels[at + 1 :])
+    value = wide
+    axes: Axes = tuple(range(wide.ndim))
+    for _ in range(4):
+        maker = view.producer(value)
+        back = None if maker is None else axes_before(view, maker)
+        if maker is None or back is None:
+            return None
+        axes = tuple([None if a is None else back[a] for a in axes])
+        value = view.inputs(maker)[0]
+        lost = [i for i, a in enumerate(axes) if a is None and wide.shape[i] != 1]
+        if lost == [at + 1]:
+            source = _Operand(value, _carried(axes, labels, value.ndim), x.factor)
+            return source, before[at + 1]
+        if lost:
+            return None
+    return None
+
+
+def _of_one_head(view: View, x: _Operand, node: Node, at: int) -> tuple[_Operand, Any] | None:
+    """What one head was that became all of them."""
+    before = axes_before(view, node)
+    assert before is not None
+    if [i for i, a in enumerate(before) if a is None and x.value.shape[i] != 1] != [at]:
+        return None
+    behind = view.inputs(node)[0]
+    source = _Operand(behind, _carried(before, x.labels, behind.ndim), x.factor)
+    return source, x.value.shape[at]
+
+
+def _added(added: Added, full: Labels) -> tuple[Any, ...]:
+    return added.factor, added.shift, added.negated, _order(added.axes, full)
+
+
+def _order(labels: Labels, wanted: Labels) -> Axes:
+    """Where the wanted axes are among those with ``labels``; ``None`` for those of size 1."""
+    places = {label: i for i, label in enumerate(labels) if label is not None}
+    return tuple([None if label is None else places.get(label) for label in wanted])
+
+
+def _narrowest(bands: list[Band]) -> tuple[int | None, int | None]:
+    left = [b.left for b in bands if b.left is not None]
+    right = [b.right for b in bands if b.right is not None]
+    return min(left, default=None), min(right, default=None)
+
+
+def make_attention(*, match: Match, **arrays: Any) -> Any:
+    """The rule's replacement."""
+    info = match.info
+    query, key, value = (arrange(arrays[name], info[name]) for name in ("query", "key", "value"))
+    value = value.astype(info["value_dtype"])
+    for i, (divided, order) in enumerate(info["factors"]):
+        factor = _stretch(arrays[f"factor{i}"], order)
+        query = query / factor if divided else query * factor
+    shared, grouped = query.shape[-3:-1] if info["grouped"] else (None, None)
+    if info["grouped"]:
+        query = query.reshape(*query.shape[:-3], shared * grouped, query.shape[-1])
+
+    def of_logits(x: Any, order: Axes) -> Any:
+        """A bias or condition as (..., N, T, S), each dimension that or 1."""
+        x = _stretch(x, order)
+        if not info["grouped"]:
+            return x
+        *lead, a, b, t, s = x.shape
+        if a == b == 1:
+            return x.reshape(*lead, 1, t, s)
+        x = jnp.broadcast_to(x, (*lead, shared, grouped, t, s))
+        return x.reshape(*lead, shared * grouped, t, s)
+
+    bias = None
+    for i, (factor, shift, negated, order) in enumerate(info["added"]):
+        one = of_logits(arrays[f"added{i}"], order)
+        if shift is not None:
+            zero, number = (jnp.asarray(x, info["logits_dtype"]) for x in (0.0, shift))
+            one = jnp.where(one, number, zero) if negated else jnp.where(one, zero, number)
+        elif factor != 1:
+            one = one * jnp.asarray(factor, one.dtype)
+        bias = one if bias is None else bias + one
+    mask = None
+    for i, (negated, order) in enumerate(info["leaves"]):
+        one = of_logits(arrays[f"leaf{i}"], order)
+        one = one if one.dtype == jnp.bool_ else one != 0
+        one = ~one if negated else one
+        mask = one if mask is None else mask & one
+    left, right = info["left"], info["right"]
+    y = nnops.dot_product_attention(
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        is_causal=right == 0,
+        local_window_size=None if left is None and right in (None, 0) else (left, right),
+        scale=_scale(info["scale"], query),
+        **dict(info["params"]),
+    )
+    if info["grouped"]:
+        y = y.reshape(*y.shape[:-2], shared, grouped, y.shape[-1])
+    return arrange(y, info["result"])
+
+
+def _stretch(x: Any, order: Axes) -> Any:
+    x = jnp.asarray(x)
+    return x.reshape((1,) * len(order)) if x.ndim == 0 else arrange(x, order)
+
+
+def _scale(scale: float, query: Any) -> float | None:
+    """``None`` for what attention does by itself."""
+    features = query.shape[-1]
+    if not isinstance(features, int) or features == 0:
+        return scale
+    eps = min(float(jnp.finfo(query.dtype).eps), float(jnp.finfo(jnp.float32).eps))
+    return None if abs(scale * float(np.sqrt(features)) - 1) < 4 * eps else scale
