@@ -1,7 +1,7 @@
 """How the cost of rewriting grows with a graph: stacks of unrolled layers, up to 100,000 equations.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --equations 1000 3000 --json out.json
+    python benchmarks/scaling.py --kinds conv dense --equations 1000 3000 --json out.json
 
 `jax.make_jaxpr`'s own time stands beside, since nothing that starts from a traced function can cost
 less. A sweep that is linear shows the same microseconds per equation on every line.
@@ -23,13 +23,17 @@ from timing import machine_facts, print_table, write_json
 
 EQUATIONS = [10_000, 30_000, 100_000]
 WIDTH = 8
+TOKENS, HEADS, FEATURES = 8, 4, 32
 
 
 def stack(layers: int, kind: str) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """An unrolled stack of layers with weights of their own, and an input for it.
 
-    kind: "dense" (dense, batch norm, relu, residual) or "conv" (the same around a 3x3 conv).
+    kind: "transformer" (pre-norm blocks in plain jax.numpy, causal), "dense" (dense, batch norm,
+    relu, residual) or "conv" (the same around a 3x3 conv).
     """
+    if kind == "transformer":
+        return transformer(layers)
     rng = np.random.default_rng(0)
     kernel = (WIDTH, WIDTH) if kind == "dense" else (3, 3, WIDTH, WIDTH)
     x = jax.numpy.ones((1, WIDTH) if kind == "dense" else (1, 4, 4, WIDTH))
@@ -56,6 +60,52 @@ def stack(layers: int, kind: str) -> tuple[Callable[[jax.Array], jax.Array], jax
         return x
 
     return fn, x
+
+
+def transformer(layers: int) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """Blocks as a person writes them who uses no library."""
+    jnp = jax.numpy
+    rng = np.random.default_rng(0)
+    shapes = {
+        **{
+            f"{name}{part}": (FEATURES,)
+            for name in ("norm1", "norm2")
+            for part in ("_scale", "_bias")
+        },
+        **dict.fromkeys(("q", "k", "v", "out"), (FEATURES, FEATURES)),
+        **{f"{name}_bias": (FEATURES,) for name in ("q", "k", "v", "out")},
+        "up": (FEATURES, 4 * FEATURES),
+        "up_bias": (4 * FEATURES,),
+        "down": (4 * FEATURES, FEATURES),
+        "down_bias": (FEATURES,),
+    }
+    weights = [
+        {k: rng.normal(0.0, 0.1, shape).astype("float32") for k, shape in shapes.items()}
+        for _ in range(layers)
+    ]
+
+    def norm(x, p, name):
+        mean = x.mean(-1, keepdims=True)
+        var = x.var(-1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(var + 1e-5) * p[f"{name}_scale"] + p[f"{name}_bias"]
+
+    def block(x, p):
+        h = norm(x, p, "norm1")
+        split = (*x.shape[:2], HEADS, FEATURES // HEADS)
+        q, k, v = ((h @ p[name] + p[f"{name}_bias"]).reshape(split) for name in "qkv")
+        logits = jnp.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(FEATURES // HEADS)
+        logits = jnp.where(jnp.tril(jnp.ones((TOKENS, TOKENS), bool)), logits, -1e9)
+        mixed = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(logits, -1), v).reshape(x.shape)
+        x = x + mixed @ p["out"] + p["out_bias"]
+        h = jax.nn.gelu(norm(x, p, "norm2") @ p["up"] + p["up_bias"])
+        return x + h @ p["down"] + p["down_bias"]
+
+    def fn(x):
+        for one in weights:
+            x = block(x, one)
+        return x
+
+    return fn, jnp.ones((2, TOKENS, FEATURES))
 
 
 def count_equations(jaxpr) -> int:
@@ -107,7 +157,8 @@ def measure(equations: int, kind: str, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--equations", type=int, nargs="+", default=EQUATIONS)
-    parser.add_argument("--kinds", nargs="+", choices=["dense", "conv"], default=["conv", "dense"])
+    kinds = ["transformer", "dense", "conv"]
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=["transformer"])
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, after a first")
     parser.add_argument("--json", type=Path, default=None, help="write every number there")
     options = parser.parse_args()
