@@ -22,6 +22,7 @@ from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
+from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
@@ -43,6 +44,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse_activation",
+    "fuse_parallel",
     "hoist",
     "inference",
     "inline",
@@ -95,6 +97,7 @@ fuse_activation = Pass(
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
     after=("raise_ops", "fold_batch_norm"),
 )
+fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
 select_kernels = Pass("select_kernels", _select_kernels, after=("raise_ops", "fuse_activation"))
 hoist = Pass("hoist", _hoist, after="fold_batch_norm")
 fold_constants = Pass("fold_constants", _fold_constants, after=("fold_batch_norm", "hoist"))
@@ -111,6 +114,7 @@ default = Pipeline(
         simplify,
         fold_batch_norm,
         fuse_activation,
+        fuse_parallel,
         hoist,
         select_kernels,
         cse,
@@ -140,6 +144,7 @@ _PASSES = {
         raise_clips,
         fold_batch_norm,
         fuse_activation,
+        fuse_parallel,
         hoist,
         select_kernels,
         fold_constants,
