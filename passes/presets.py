@@ -125,7 +125,7 @@ default = Pipeline(
 )
 
 # Leaves weights what they are, since each step changes them: nothing is folded into them.
-training = Pipeline([p for p in default if p is not fold_batch_norm], "training")
+training = Pipeline([p for p in default if p not in (fold_batch_norm, fuse_parallel)], "training")
 
 # Also assumes that nobody differentiates the result.
 inference = Pipeline(
