@@ -65,10 +65,7 @@ def number(view: View, value: Value, depth: int = 0) -> float | None:
 def _as_written(found: Any, value: Value) -> float | None:
     if value.dtype == np.float32:
         return float(str(np.float32(found)))
-    try:
-        return float(found)
-    except (TypeError, ValueError):  # complex
-        return None
+    return None if np.iscomplexobj(found) else float(found)
 
 
 def _rounded(x: float, value: Value) -> float | None:
