@@ -1,7 +1,8 @@
 """Recurrent networks, however they were written, become ``lstm``, ``gru`` and ``rnn``.
 
-A ``scan`` with such a cell for a body becomes the op over the whole sequence. A cell that stands
-alone, in a loop written out or beside other things in a loop's body, becomes the op of one step.
+A ``scan`` with such a cell for a body becomes the op over the whole sequence; what else its body
+computes from inputs and results then runs for all steps at once. For cells that stand alone see
+raise_recurrent_cell.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxpress.capture import Graph, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.raise_recurrent_cell import RECURRENT_CELL_RULES
 from jaxpress.passes.rules.recurrent_cells import Cell, Unfit
 from jaxpress.passes.rules.recurrent_input import with_projection
 from jaxpress.passes.rules.recurrent_operands import data_of, weights_of
@@ -122,4 +124,4 @@ RAISE_GRU = Rule("raise_gru", _ScanPattern("gru"), _raise_scan, numerics="reasso
 # scan(cell, h, xs) -> rnn(xs, h, w_ih, w_hh, b)
 RAISE_RNN = Rule("raise_rnn", _ScanPattern("rnn"), _raise_scan, numerics="reassociates")
 
-RECURRENT_RULES = RuleSet((RAISE_LSTM, RAISE_GRU, RAISE_RNN))
+RECURRENT_RULES = RuleSet((RAISE_LSTM, RAISE_GRU, RAISE_RNN)) + RECURRENT_CELL_RULES

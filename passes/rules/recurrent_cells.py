@@ -103,21 +103,25 @@ def through(view: View, value: Value) -> Value:
 class _Expression:
     """Expands sums and products; remembers what it passed through."""
 
-    def __init__(self, view: View, stops: Collection[Value]):
+    def __init__(self, view: View, stops: Collection[Value], root: Value | None):
         self.view = view
         self.stops = stops
+        self.root = root
         self.nodes = 0
         self.passed: list[Value] = []
 
     def expand(self, value: Value) -> Polynomial:
         number = scalar_value(self.view, value)
-        if number is not None:
+        # A factor that is zero is a state that starts as zeros.
+        if number is not None and number != 0:
             return Polynomial.constant(float(number))
         if value in self.stops:
             return Polynomial.atom(value)
         node = self.view.producer(value)
         self.nodes += 1
         if node is None or self.nodes > _MAX_NODES:
+            return Polynomial.atom(value)
+        if self.root is not None and value is not self.root and node.op in ("add", "add_any"):
             return Polynomial.atom(value)
         self.passed.append(value)
         inputs = self.view.inputs(node)
@@ -138,14 +142,21 @@ class _Expression:
 
 
 def polynomial(
-    view: View, value: Value, stops: Collection[Value]
+    view: View, value: Value, stops: Collection[Value], alone: bool = False
 ) -> tuple[dict[frozenset[Value], float], list[Value]]:
     """``value`` as ``{set of factors: coefficient}``, and the values on the way.
+
+    Args:
+        view: the graph.
+        value: what to read.
+        stops: what is not looked into.
+        alone: the old state is not known; of a cell before this one it would be a sum, and a sum
+            inside is not looked into.
 
     Raises:
         Unfit: a factor occurs twice in a product, or the expression is too large.
     """
-    expression = _Expression(view, stops)
+    expression = _Expression(view, stops, value if alone else None)
     terms = expression.expand(value).terms
     if expression.nodes > _MAX_NODES or len(terms) > 8:
         raise Unfit("the state is computed by too large an expression")
@@ -296,7 +307,7 @@ def find_lstm(reader: Reader, new_h: Value, new_c: Value, h: Value | None, c: Va
     """
     view = reader.view
     target = through(view, new_c)
-    terms, passed = polynomial(view, new_c, set() if c is None else {c})
+    terms, passed = polynomial(view, new_c, set() if c is None else {c}, alone=c is None)
     if len(terms) != 2 or any(len(m) != 2 or k != 1 for m, k in terms.items()):
         raise Unfit("the cell state is not f * c + i * g")
     out, more = polynomial(view, new_h, set())
@@ -372,7 +383,7 @@ def _state_among(finder: Finder, sums: list[Any], c: Value) -> Value:
     first = [t for t in sums[0] or () if isinstance(t, Product)]
     products = [p for t in first for p in finder.reader.sources(t, set()) or ()]
     fitting = [p.source.value for p in products if p.source.in_order]
-    fitting = [v for v in fitting if v.shape == c.shape and v is not c]
+    fitting = [v for v in fitting if v.shape == c.shape]
     if len(products) < 2 or not fitting:
         raise Unfit("its gates are not sums of products with x and with h")
     maker = finder.view.producer(c)

@@ -32,7 +32,7 @@ def find_gru(reader: Reader, new: Value, h: Value | None) -> Cell:
         Unfit: it is not.
     """
     view = reader.view
-    terms, passed = polynomial(view, new, set() if h is None else {h})
+    terms, passed = polynomial(view, new, set() if h is None else {h}, alone=h is None)
     n, z, h, sign = _mixed(view, terms, h)
     finder = Finder(reader, h, {h})
     activation, n_ref = finder.activation(n)

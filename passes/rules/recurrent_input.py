@@ -12,8 +12,16 @@ from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.recurrent_cells import Cell, Gate
 from jaxpress.passes.rules.recurrent_loop import Loop
 from jaxpress.passes.rules.recurrent_operands import data_of
-from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product, Reader, Ref, Term
-from jaxpress.passes.view import View, is_parameter_like, scalar_value
+from jaxpress.passes.rules.recurrent_terms import (
+    Bias,
+    Opaque,
+    Product,
+    Reader,
+    Ref,
+    Term,
+    is_stored,
+)
+from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["with_projection"]
 
@@ -40,7 +48,7 @@ def with_projection(view: View, node: Node, loop: Loop, cell: Cell) -> Cell | No
         return None
 
     def is_weight(v: Value) -> bool:
-        return scalar_value(view, v) is None and is_parameter_like(view, v)
+        return scalar_value(view, v) is None and is_stored(view, v)
 
     reader = Reader(view, is_weight, lambda v: True)
     gates = []

@@ -14,9 +14,16 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.view import View, channel_base, scalar_value
 
-__all__ = ["Bias", "Gated", "Opaque", "Product", "Reader", "Ref", "step_back"]
+__all__ = ["Bias", "Gated", "Opaque", "Product", "Reader", "Ref", "is_stored", "step_back"]
 
 _MAX_TERMS = 64
+_SUMS_AND_PRODUCTS = frozenset({"add", "add_any", "sub", "dot_general", "dense"})
+_REARRANGED = frozenset(
+    """
+    broadcast_in_dim concatenate convert_element_type copy expand_dims reshape slice split squeeze
+    transpose
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ Term = Product | Bias | Opaque | Gated
 def step_back(view: View, ref: Ref) -> Ref | None:
     """The same columns one operation earlier, where that only moves or converts them."""
     node = view.producer(ref.value)
-    if node is None or not ref.value.ndim:
+    if node is None or not ref.value.ndim or not view.inputs(node):
         return None
     source = view.inputs(node)[0]
     at = ref.features
@@ -173,6 +180,25 @@ def pieces(view: View, ref: Ref) -> list[tuple[Ref, tuple[Any, Any], Any]]:
             found.append((Ref(part, ref.axes, lo - before, hi - before), (lo, hi), node))
         before += size
     return found
+
+
+def is_stored(view: View, value: Value) -> bool:
+    """Whether a value is known before the data, or is made of inputs that are only rearranged.
+
+    What is known because a state starts as zeros is a sum or product, and none of these.
+    """
+    waiting, seen = [value], 0
+    while waiting:
+        value = waiting.pop()
+        node = view.producer(value)
+        if node is None:
+            continue
+        seen += 1
+        if node.op in _REARRANGED and seen < _MAX_TERMS:
+            waiting.extend(view.inputs(node))
+        elif node.op in _SUMS_AND_PRODUCTS or not view.is_known(value):
+            return False
+    return True
 
 
 class Reader:
