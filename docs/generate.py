@@ -88,7 +88,7 @@ def rule_rows(rules: Iterable[Rule], comments: dict[str, str]) -> list[str]:
     """A table row for each rule; several of one name are one."""
     rows = {}
     for rule in rules:
-        activation = rule.name.removeprefix("raise_")
+        activation = rule.name.removeprefix("raise_").removesuffix("_by_hand")
         if rule.name in comments:
             text = comments[rule.name]
         elif rule.name.startswith("raise_") and activation in activation_entries():

@@ -16,9 +16,10 @@ from jaxpress.nnops.opdef import OpDef
 __all__ = ["prelu"]
 
 
-def _prelu(x: Any, slope: Any, *, derivative_at_zero: float) -> Any:
+def _prelu(x: Any, slope: Any, *, derivative_at_zero: float | str) -> Any:
     if derivative_at_zero:
-        return jnp.where(x >= 0, x, slope * x)
+        right = x > 0 if derivative_at_zero == "slope" else x >= 0
+        return jnp.where(right, x, slope * x)
     return jax.nn.relu(x) - slope * jax.nn.relu(-x)
 
 
@@ -43,18 +44,24 @@ def _infer(avals: Any, params: Any) -> Any:
     return x if plain and slope.ndim in (0, x.ndim) else None
 
 
+def _canonical(derivative: Any) -> float | str:
+    return derivative if derivative == "slope" else float(derivative)
+
+
 _PRELU = define(
     "prelu",
     _prelu,
     operands=("x", "slope"),
     defaults={"derivative_at_zero": 1.0},
-    normalize=lambda params: {"derivative_at_zero": float(params["derivative_at_zero"])},
+    normalize=lambda params: {"derivative_at_zero": _canonical(params["derivative_at_zero"])},
     batch=_batch,
     infer=_infer,
 )
 
 
-def prelu(x: Any, slope: Any, *, axis: int = -1, derivative_at_zero: float = 1.0) -> jax.Array:
+def prelu(
+    x: Any, slope: Any, *, axis: int = -1, derivative_at_zero: float | str = 1.0
+) -> jax.Array:
     """Leaky rectified linear unit with learned slopes.
 
     ``x where x >= 0, slope * x elsewhere``
@@ -64,14 +71,15 @@ def prelu(x: Any, slope: Any, *, axis: int = -1, derivative_at_zero: float = 1.0
         slope: what x is multiplied with left of zero: a scalar; a vector along ``axis``, of its
             size or of size 1; or an array of x's rank, with x's sizes or ones.
         axis: the axis along which a vector of slopes runs.
-        derivative_at_zero: 1.0, as in Flax, Equinox and of leaky_relu; or 0.0, as in Keras, which
-            computes ``relu(x) - slope * relu(-x)``. Values are the same.
+        derivative_at_zero: 1.0, as in Flax, Equinox and of leaky_relu; 0.0, as in Keras, which
+            computes ``relu(x) - slope * relu(-x)``; or ``"slope"``, as in torch and of
+            ``where(x > 0, x, slope * x)``. Values are the same.
 
     Returns:
         An array of x's shape, in the dtype to which both are promoted.
 
     Raises:
-        OpError: the slopes do not fit, or derivative_at_zero is neither.
+        OpError: the slopes do not fit, or derivative_at_zero is none of these.
 
     Source: He et al., 2015, arXiv:1502.01852.
 
@@ -82,10 +90,9 @@ def prelu(x: Any, slope: Any, *, axis: int = -1, derivative_at_zero: float = 1.0
     """
     x, slope = jnp.asarray(x), jnp.asarray(slope)
     operands = {"x": x, "slope": slope}
-    if derivative_at_zero not in (0, 1):
-        raise OpError(
-            "prelu", f"derivative_at_zero is {derivative_at_zero!r}", mend="give 1.0 or 0.0"
-        )
+    if derivative_at_zero not in (0, 1, "slope"):
+        what = f"derivative_at_zero is {derivative_at_zero!r}"
+        raise OpError("prelu", what, mend="give 1.0, 0.0 or 'slope'")
     if slope.ndim == 1 and x.ndim != 1:
         at = operator.index(axis)
         if not -x.ndim <= at < x.ndim:

@@ -23,9 +23,9 @@ from jaxpress.capture.edit import Editor
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.capture.flops import nbytes
 from jaxpress.capture.template import Template
-from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.engine import map_bodies
 from jaxpress.passes.known import LOOPS_AND_BRANCHES, body_inputs, known_values, mark_known
+from jaxpress.passes.more_inputs import with_more_inputs
 
 __all__ = ["hoist"]
 

@@ -67,8 +67,10 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
 def _clip_rules(ops: Collection[str] | None) -> RuleSet:
     if ops is None:
         return clip_rules()
+    if not {"max", "clamp", "prelu"} & set(ops):
+        return RuleSet()
     # With a clip's name known, the activations that are written with it are known too.
-    return clip_rules() + activation_rules({*ops, "relu", "relu6"}) if "max" in ops else RuleSet()
+    return clip_rules(ops) + activation_rules({*ops, "relu", "relu6"})
 
 
 inline = Pass("inline", _inline)

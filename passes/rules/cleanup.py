@@ -11,6 +11,7 @@ from jax import lax
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State, any_value, op, scalar
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
 from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = ["CLEANUP_RULES"]
@@ -49,6 +50,7 @@ CONVERT_SCALAR = Rule(
     lambda c, *, match: np.asarray(c).astype(match.root.output.dtype),
     lambda m: None if m.root.output.ndim == 0 else "it is no scalar",
 )
+
 
 # copy(x) -> x
 DROP_COPY = Rule("drop_copy", op("copy", any_value("x")), lambda x: x)
@@ -157,6 +159,7 @@ CLEANUP_RULES = RuleSet(
     (
         DROP_CONVERT,
         CONVERT_SCALAR,
+        FOLD_SCALARS,
         DROP_COPY,
         DROP_RESHAPE,
         DROP_TRANSPOSE,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -22,10 +23,18 @@ from jaxpress.capture.edit import Editor
 from jaxpress.capture.template import inline_calls
 from jaxpress.nnops import activation_entries
 from jaxpress.passes.engine import rewrite
-from jaxpress.passes.pattern import AnyValue, Op, Pattern, Scalar, any_value, op
+from jaxpress.passes.pattern import AnyOf, AnyValue, Op, Pattern, Scalar, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.canonical import custom_jvp_signature
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
+from jaxpress.passes.rules.formulas import FORMULAS, Formula
+from jaxpress.passes.rules.raise_gated import GATED_RULES
+from jaxpress.passes.rules.raise_prelu import PRELU_RULES
+from jaxpress.passes.rules.raise_product import (
+    CLIPPED_PRODUCT_RULES,
+    PRODUCT_NEEDS,
+    PRODUCT_RULES,
+)
 from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["activation_rules", "clip_rules", "pattern_of"]
@@ -34,6 +43,8 @@ __all__ = ["activation_rules", "clip_rules", "pattern_of"]
 _SHAPE_PARAMS = frozenset(
     {"shape", "sharding", "out_sharding", "broadcast_dimensions", "weak_type"}
 )
+# Activations that make integers of integers.
+_OF_INTEGERS = frozenset({"relu", "relu6"})
 # A number that no model has, to see where a parameter stands in the trace.
 _PROBE = 0.3719582
 
@@ -50,8 +61,10 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "leaky_relu": ("select_n", "mul"),
     "log_sigmoid": ("custom_jvp_call", "neg"),
     "mish": ("custom_jvp_call", "tanh"),
+    "quick_gelu": ("logistic", "mul"),
     "relu": ("custom_jvp_call",),
     "relu6": ("custom_jvp_call",),
+    "relu_squared": ("custom_jvp_call",),
     "selu": ("expm1",),
     "sigmoid": ("logistic",),
     "silu": ("logistic", "mul"),
@@ -75,7 +88,29 @@ def activation_rules(ops: Collection[str] | None = None) -> RuleSet:
             continue
         if ops is None or all(need in ops for need in _NEEDS.get(name, ())):
             rules.extend(_rules_of(name))
+    rules.extend(_formula_rules(ops, only_values=False))
+    if ops is None or any(op in ops for op in PRODUCT_NEEDS):
+        rules.extend((*PRODUCT_RULES, *GATED_RULES, *PRELU_RULES))
     return RuleSet(rules)
+
+
+def _formula_rules(ops: Collection[str] | None, only_values: bool) -> Iterator[Rule]:
+    for formula in FORMULAS:
+        if formula.only_values == only_values and (
+            ops is None or all(need in ops for need in formula.needs)
+        ):
+            yield from _rules_of_formula(formula)
+
+
+@functools.cache
+def _rules_of_formula(formula: Formula) -> tuple[Rule, ...]:
+    free = list(formula.free)
+    replacement = _replacement(getattr(nnops, formula.op), formula.fixed, free)
+    name = formula.op if formula.numerics == "exact" else f"{formula.op}_by_hand"
+    return tuple(
+        _rule(name, pattern, replacement, formula.numerics)
+        for pattern in _activation_patterns(formula.fn, {}, free)
+    )
 
 
 @functools.cache
@@ -84,21 +119,21 @@ def _rules_of(name: str) -> tuple[Rule, ...]:
     rules = []
     for fixed in _fixed_choices(entry.defaults):
         free = [k for k in entry.defaults if k not in fixed]
-        pattern = _activation_pattern(entry.reference, fixed, free)
-        if pattern is not None:
-            rules.append(_rule(name, pattern, _replacement(entry.op, fixed, free)))
+        patterns = _activation_patterns(entry.reference, fixed, free)
+        rules.extend(_rule(name, p, _replacement(entry.op, fixed, free)) for p in patterns)
         if free:
             # A product with 1 is gone by the time that rules look; or a parameter is computed
             # with, and its default at least is known.
             fixed = {**entry.defaults, **fixed}
-            plain = _activation_pattern(entry.reference, fixed, [])
-            if plain is not None and (pattern is None or plain.size != pattern.size):
-                rules.append(_rule(name, plain, _replacement(entry.op, fixed, [])))
+            plain = _activation_patterns(entry.reference, fixed, [])
+            if plain and (not patterns or plain[0].size != patterns[0].size):
+                rules.extend(_rule(name, p, _replacement(entry.op, fixed, [])) for p in plain)
     return tuple(rules)
 
 
-def _rule(name: str, pattern: Op, replacement: Callable[..., Any]) -> Rule:
-    return Rule(f"raise_{name}", pattern, replacement, _guard)
+def _rule(name: str, pattern: Op, replacement: Callable[..., Any], numerics: str = "exact") -> Rule:
+    guard = _guard if name in _OF_INTEGERS else _float_guard
+    return Rule(f"raise_{name}", pattern, replacement, guard, numerics=numerics)
 
 
 def _fixed_choices(defaults: Any) -> list[dict[str, Any]]:
@@ -137,16 +172,17 @@ def _guard(match: Match) -> str | None:
     return None
 
 
-def _activation_pattern(
+def _activation_patterns(
     reference: Callable[..., Any], fixed: dict[str, Any], free: list[str]
-) -> Op | None:
-    """The pattern of an elementwise function of one array with numeric parameters ``free``."""
+) -> list[Op]:
+    """The patterns of an elementwise function of one array with numeric parameters ``free``."""
     # A parameter that is only computed with leaves a number in the pattern that no model has.
     values = {k: _PROBE * (1 + i / 16) for i, k in enumerate(free)}
     pattern, found = pattern_of(
         lambda x: reference(x, **fixed, **values), ["x"], {v: k for k, v in values.items()}
     )
-    return pattern if isinstance(pattern, Op) and found == set(free) else None
+    choices = pattern.choices if isinstance(pattern, AnyOf) else (pattern,)
+    return [p for p in choices if isinstance(p, Op)] if found == set(free) else []
 
 
 def pattern_of(
@@ -191,16 +227,41 @@ def pattern_of(
             elif node.op == "copy" or _is_plain_convert(node):
                 memo[value] = build(node.inputs[0])
             else:
-                memo[value] = Op(
-                    node.op,
-                    *[build(v) for v in node.inputs],
-                    params=_plain_params(node),
-                    where=_condition(node),
-                    output=node.outputs.index(value),
+                parts = [build(v) for v in node.inputs]
+                memo[value] = _spellings(
+                    Op(
+                        node.op,
+                        *parts,
+                        params=_plain_params(node),
+                        where=_condition(node),
+                        output=node.outputs.index(value),
+                    ),
+                    squares=node.op == "mul" and node.inputs[0] is node.inputs[1],
                 )
         return memo[value]
 
     return build(graph.outputs[0]), found
+
+
+def _spellings(pattern: Op, squares: bool) -> Pattern:
+    """An operation in every way to write it that gives the same bits, the given one first."""
+    (name,) = pattern.names
+    if name == "square" or squares or (name == "integer_pow" and pattern.params["y"] == 2):
+        x = pattern.operands[0]
+        ways = [Op("square", x), Op("integer_pow", x, params={"y": 2}), Op("mul", x, x)]
+        first = [w for w in ways if name in w.names]
+        return AnyOf(*first, *(w for w in ways if w not in first))
+    if name in ("mul", "div"):
+        for i, p in enumerate(pattern.operands):
+            number = p.value if isinstance(p, Scalar) and not p.name else None
+            if number is None or math.frexp(abs(number))[0] != 0.5 or (name == "div" and i == 0):
+                continue
+            # A power of two: its inverse is exact.
+            other = Op(
+                "div" if name == "mul" else "mul", pattern.operands[1 - i], Scalar(1 / number)
+            )
+            return AnyOf(pattern, other)
+    return pattern
 
 
 def _is_plain_convert(node: Node) -> bool:
@@ -225,26 +286,47 @@ def _condition(node: Node) -> Callable[[View, Node], bool] | None:
     return same_rule
 
 
-def _clip_guard(match: Match) -> str | None:
+def _float_guard(match: Match) -> str | None:
     if not jnp.issubdtype(match["x"].dtype, jnp.floating):
         return "it is of no floating-point array"
     return _guard(match)
 
 
-@functools.cache
-def clip_rules() -> RuleSet:
+def clip_rules(ops: Collection[str] | None = None) -> RuleSet:
     """``max(x, 0)`` and its like. Values are equal; derivatives differ at the kinks.
 
     ``lax.max`` gives each operand half of the derivative where they are equal, ``jax.nn.relu``
     none: only for a result that nobody differentiates.
+
+    Args:
+      ops: the op names of a graph; rules that cannot apply in it are left out.
     """
-    # min(max(x, 0), 6) -> relu6(x);  max(x, 0) -> relu(x)
-    relu6 = op("min", op("max", any_value("x"), 0.0), 6.0)
+    rules = _clips() + RuleSet(_formula_rules(ops, only_values=True))
+    # What is made of a clip is found as well.
+    return rules + CLIPPED_PRODUCT_RULES
+
+
+def _less_than_one(match: Match) -> str | None:
+    slope = float(match["slope"].val)  # type: ignore[attr-defined]
+    return _float_guard(match) if 0 < slope < 1 else f"its slope is {slope}"
+
+
+def _leaky(x: Any, *, match: Match) -> Any:
+    return nnops.leaky_relu(x, _short(match["slope"], match["x"].dtype))
+
+
+@functools.cache
+def _clips() -> RuleSet:
+    x, slope = any_value("x"), Scalar(name="slope")
     return RuleSet(
         (
-            Rule("raise_clip6", relu6, lambda x: nnops.relu6(x), _clip_guard),
-            Rule(
-                "raise_max0", op("max", any_value("x"), 0.0), lambda x: nnops.relu(x), _clip_guard
-            ),
+            # min(max(x, 0), 6) -> relu6(x)
+            Rule("raise_clip6", op("min", op("max", x, 0.0), 6.0), nnops.relu6, _float_guard),
+            # max(x, 0) -> relu(x)
+            Rule("raise_max0", op("max", x, 0.0), nnops.relu, _float_guard),
+            # max(x, slope * x) -> leaky_relu(x, slope)
+            Rule("raise_max_slope", op("max", x, op("mul", x, slope)), _leaky, _less_than_one),
+            # prelu(x, number) -> leaky_relu(x, number)
+            Rule("raise_prelu_number", op("prelu", x, slope), _leaky, _float_guard),
         )
     )

@@ -33,23 +33,29 @@ def test_is_torch_with_channels_first():
     np.testing.assert_array_equal(nnops.prelu(x, slope, axis=1), want)
 
 
-@pytest.mark.parametrize("slope", [(), (4,), (1, 4), (3, 1), (3, 4)])
-@pytest.mark.parametrize("at_zero", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "slope, at_zero", [((), 1.0), ((4,), 1.0), ((3, 1), 0.0), ((3, 4), 0.0), ((1, 4), "slope")]
+)
 def test_behaves_under_every_transformation(agree, slope, at_zero):
     plain = keras_form if at_zero == 0 else lambda x, a: jnp.where(x >= 0, x, a * x)
     agree(lambda x, a: nnops.prelu(x, a, derivative_at_zero=at_zero), plain, (3, 4), slope)
 
 
-@pytest.mark.parametrize("at_zero", [0.0, 1.0])
-def test_derivative_at_zero(at_zero):
+@pytest.mark.parametrize("at_zero, there", [(0.0, 0.0), (1.0, 1.0), ("slope", 0.25)])
+def test_derivative_at_zero(at_zero, there):
     f = jax.grad(lambda x: nnops.prelu(x, 0.25, derivative_at_zero=at_zero))
-    assert [float(f(x)) for x in (-1.0, 0.0, 1.0)] == [0.25, at_zero, 1.0]
+    assert [float(f(x)) for x in (-1.0, 0.0, 1.0)] == [0.25, there, 1.0]
+    torch = pytest.importorskip("torch")
+    x = torch.zeros((), requires_grad=True)
+    torch.nn.functional.prelu(x, torch.tensor([0.25])).backward()
+    assert x.grad == 0.25  # as "slope" has it
 
 
-def test_both_forms_have_the_same_values():
+def test_all_forms_have_the_same_values():
     x = X.at[1].set(jnp.asarray([jnp.inf, -1.0, jnp.nan, -2.0]))
-    a, b = (nnops.prelu(x, 0.5, derivative_at_zero=d) for d in (0.0, 1.0))
+    a, b, c = (nnops.prelu(x, 0.5, derivative_at_zero=d) for d in (0.0, 1.0, "slope"))
     np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(b, c)
 
 
 def test_vmap_keeps_one_equation():

