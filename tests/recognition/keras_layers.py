@@ -151,7 +151,8 @@ CASES: dict[str, Case] = {
     "leaky relu": Case(of(lambda k: k.LeakyReLU(), SEQUENCE), {"leaky_relu": 1}),
     "attention": Case(
         of(lambda k: k.MultiHeadAttention(2, 4), SEQUENCE, SEQUENCE),
-        {"einsum_dense": 4, "dot_product_attention": 1},
+        {"einsum_dense": 3, "dot_product_attention": 1},
+        moves=True,
     ),
     "attention, self": Case(
         lambda: _self_attention(False), {"einsum_dense": 2, "dot_product_attention": 1}, moves=True
