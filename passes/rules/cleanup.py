@@ -12,6 +12,9 @@ from jaxpress.capture import Node
 from jaxpress.passes.pattern import State, any_value, op, scalar
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
+from jaxpress.passes.rules.cleanup_branches import BRANCH_RULES
+from jaxpress.passes.rules.cleanup_elementwise import ELEMENTWISE_RULES
+from jaxpress.passes.rules.cleanup_moves import MOVE_RULES
 from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = ["CLEANUP_RULES"]
@@ -168,5 +171,8 @@ CLEANUP_RULES = RuleSet(
         DIVIDE_BY_ONE,
         TRANSPOSE_TWICE,
         RESHAPE_CHAIN,
+        *ELEMENTWISE_RULES,
+        *MOVE_RULES,
+        *BRANCH_RULES,
     )
 )
