@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ import typer
 from command_line import Run
 from command_line import run as run  # a fixture
 
+from jaxpress import nnops
 from jaxpress.cli_app import make_app
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,22 @@ def run_blocks(text: str) -> int:
 @pytest.mark.slow
 def test_the_page_on_rules_runs() -> None:
     assert run_blocks((ROOT / "docs" / "writing-a-rule.md").read_text()) >= 8
+
+
+@pytest.fixture
+def ops_of_its_own() -> Iterator[None]:
+    """What a page defines is gone after it."""
+    before = set(nnops.ops)
+    yield
+    for name in set(nnops.ops) - before:
+        del nnops.ops[name]
+
+
+def test_the_page_on_ops_runs(ops_of_its_own: None) -> None:
+    page = (ROOT / "docs" / "adding-an-op.md").read_text()
+    assert run_blocks(page) == 4
+    (_, code), *_ = blocks(page, "python")
+    assert len([line for line in code.split("\n\n\n", 1)[1].splitlines() if line]) < 25
 
 
 @pytest.mark.slow

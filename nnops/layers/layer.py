@@ -135,7 +135,7 @@ def trainable(layers: Any) -> Any:
 
     Returns:
         The same pytree with True for parameters and False for buffers, such as the running
-        statistics of a `BatchNorm`; what ``optax.masked`` takes.
+        statistics of a `BatchNorm`, whose gradients in training are 0; what ``optax.masked`` takes.
 
     Example:
         >>> import jax.numpy as jnp

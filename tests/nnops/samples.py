@@ -236,7 +236,8 @@ sample(
     np.broadcast_to(np.eye(3, dtype=bool) | (np.arange(3) > 0), (N, 2, 3, 3)),
     batched=5,
 )
-sample("rotary_embedding", nnops.rotary_embedding, (N, 3, 2, 4), (3, 2), (3, 2))
+_COS, _SIN = map(np.asarray, nnops.rotary_tables(np.arange(3), 4))
+sample("rotary_embedding", nnops.rotary_embedding, (N, 3, 2, 4), _COS, _SIN)
 sample("sinusoidal_encoding", lambda x: nnops.sinusoidal_encoding(x, 4), (N,), keeps_dtype=False)
 sample(
     "kv_cache_update",
