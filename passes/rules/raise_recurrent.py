@@ -70,7 +70,7 @@ class _ScanPattern:
             return None
         problem = unfit_results(found, used)
         if problem:
-            state.fail(problem, node)
+            state.fail(problem, node, close=True)
             return None
         cell = with_projection(view, node, found.loop, found.cell)
         outside: list[Value] = []

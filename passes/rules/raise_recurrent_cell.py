@@ -121,7 +121,7 @@ class _LstmCell:
             cell = find_lstm(_reader(view), node.output, new_c, None, None)
             return _match(view, node, cell, (node.output, new_c))
         except Unfit as reason:
-            state.fail(f"it is no LSTM cell: {reason}", node)
+            state.fail(f"it is no LSTM cell: {reason}", node, close=True)
             return None
 
     def _cell_state(self, view: View, node: Node) -> Value | None:
@@ -157,7 +157,7 @@ class _GruCell:
             cell = find_gru(_reader(view), node.output, None)
             return _match(view, node, cell, (node.output,))
         except Unfit as reason:
-            state.fail(f"it is no GRU cell: {reason}", node)
+            state.fail(f"it is no GRU cell: {reason}", node, close=True)
             return None
 
     def _mixes(self, view: View, node: Node) -> bool:

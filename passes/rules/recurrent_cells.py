@@ -262,7 +262,8 @@ class Finder:
             raise Unfit("h and c are of different types")
         if jnp.promote_types(work, state) != state:
             raise Unfit(f"gates in {work} are rounded to a state in {state}")
-        types = {jnp.dtype(t) for t in self.types} | {jnp.dtype(v.dtype) for v in self.inside}
+        found = (*self.types, *self.reader.types, *(v.dtype for v in self.inside))
+        types = {jnp.dtype(t) for t in found}
         if not types <= {work, state}:
             raise Unfit(f"it is computed in {sorted(map(str, types))}")
         if len(self.precisions) > 1:

@@ -18,6 +18,7 @@ from jaxpress.passes.engine import rewrite
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.raise_activation import activation_rules
 from jaxpress.passes.rules.recurrent_cells import Unfit
+from jaxpress.passes.rules.recurrent_terms import Reader
 from jaxpress.passes.view import scalar_value
 
 __all__ = ["Loop", "replay"]
@@ -63,6 +64,7 @@ class Loop:
         if node.effects or any(n.effects for n in body.walk()):
             raise Unfit("it has effects")
         products = {"dot_general", "dense", "jit", "pjit", "closed_call"}
+        products |= {"lstm_cell", "gru_cell", "rnn_cell"}
         if not any(n.op in products for n in body.nodes):
             raise Unfit("there is no product in its body")
         body = eliminate_common_subexpressions(rewrite(inline(body), CLEANUP_RULES))
@@ -118,6 +120,22 @@ class Loop:
     def is_free(self, value: Value) -> bool:
         """Whether a value does not depend on the state."""
         return value in self._steady or value in self._free or hasattr(value, "val")
+
+    def reader(self) -> Reader:
+        """A reader of the body."""
+        return Reader(self.view, self.is_steady, self.is_free)
+
+    def within(self, results: Iterable[Value]) -> set[Node]:
+        """The nodes that depend on the state and that ``results`` are computed by."""
+        found: set[Node] = set()
+        waiting = list(results)
+        while waiting:
+            node = self.view.producer(waiting.pop())
+            if node is None or node in found or self.is_free(node.outputs[0]):
+                continue
+            found.add(node)
+            waiting.extend(self.view.inputs(node))
+        return found
 
     def reach(self, wanted: Iterable[Value], given: Iterable[Value]) -> list[Node]:
         """The nodes that compute ``wanted`` from ``given``, inputs but the state's, in order.

@@ -15,8 +15,9 @@ from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.recurrent_cells import Cell, Unfit, find_lstm, find_rnn, through
 from jaxpress.passes.rules.recurrent_gru import find_gru
 from jaxpress.passes.rules.recurrent_loop import Loop, replay
+from jaxpress.passes.rules.recurrent_named import find_named
 from jaxpress.passes.rules.recurrent_operands import data_of, operands_for, weights_of
-from jaxpress.passes.rules.recurrent_terms import Reader, Ref
+from jaxpress.passes.rules.recurrent_terms import Ref
 from jaxpress.passes.view import scalar_value
 
 __all__ = ["Recurrent", "find_recurrent", "run_recurrent"]
@@ -72,15 +73,20 @@ def find_recurrent(node: Node) -> Recurrent:
     news = [new for new, _ in masked]
     if any(v.ndim < 1 for v in olds):
         raise Unfit("a state is a scalar")
-    reader = Reader(loop.view, loop.is_steady, loop.is_free)
     tries: list[tuple[Callable[[], Cell], tuple[int, ...]]]
     if len(olds) == 2:
         tries = [
-            (partial(find_lstm, reader, news[h], news[c], olds[h], olds[c]), (h, c))
+            (partial(find_lstm, loop.reader(), news[h], news[c], olds[h], olds[c]), (h, c))
             for h, c in ((0, 1), (1, 0))
         ]
+        orders = [(0, 1), (1, 0)]
     else:
-        tries = [(partial(find, reader, news[0], olds[0]), (0,)) for find in (find_gru, find_rnn)]
+        finders = (find_gru, find_rnn)
+        tries = [(partial(find, loop.reader(), news[0], olds[0]), (0,)) for find in finders]
+        orders = [(0,)]
+    for order in orders:
+        new, old = (tuple(values[i] for i in order) for values in (news, olds))
+        tries.append((partial(find_named, loop.reader(), new, old), order))
     reasons = []
     for attempt, order in tries:
         try:
@@ -194,6 +200,8 @@ def unfit_results(found: Recurrent, used: list[int]) -> str | None:
     rest = [v for v in ys if v not in known]
     try:
         nodes = loop.reach(rest, known)
+        if not loop.within(found.raw).isdisjoint(nodes):
+            return "what the cell computes on the way is a result too"
         results = sum(_elements(v) for v in ys) + _elements(found.cell.h)
         loop.check_size(nodes, _MAX_BESIDES * results)
     except Unfit as reason:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxpress import nnops
-from jaxpress.capture import Node, Value
+from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.view import View, channel_base, scalar_value
 
 __all__ = ["Bias", "Gated", "Opaque", "Product", "Reader", "Ref", "is_stored", "step_back"]
@@ -220,6 +220,8 @@ class Reader:
     ):
         self.loose = loose
         self.view = view
+        # The dtypes between which values were converted on the way.
+        self.types: set[Any] = set()
         self.is_weight = is_weight
         self.is_plain = is_plain
 
@@ -234,7 +236,7 @@ class Reader:
         value = ref.value
         number = scalar_value(self.view, value)
         if number is not None:
-            found.append(Bias(value, 1, 0, 1, sign))
+            found.append(Bias(Literal(number, value.aval), 1, 0, 1, sign))
             return True
         if self.is_weight(value):
             found.append(self._bias(ref, sign) or Opaque(ref, sign))
@@ -268,6 +270,7 @@ class Reader:
             case _:
                 before = step_back(self.view, ref)
                 if before is not None:
+                    self.types |= {value.dtype, before.value.dtype}
                     return self._collect(before, sign, found)
         found.append(Opaque(ref, sign))
         return True
@@ -364,7 +367,10 @@ class Reader:
                 ][::-1]
                 continue
             before = step_back(self.view, p.source)
-            if before is None or len(done) + len(waiting) > _MAX_TERMS:
+            # A state is converted to the dtype of the weights, and not by way of another.
+            converted = before is not None and before.value.dtype != value.dtype
+            rounded = converted and value.dtype != p.weight.dtype
+            if before is None or rounded or len(done) + len(waiting) > _MAX_TERMS:
                 done.append(p)
             else:
                 waiting.append(_with_source(p, before, p.rows))
