@@ -55,7 +55,10 @@ class _EinsumDensePattern:
             return None
         if _may_be_weights(view, right, right_axes, left, left_axes):
             x, w, x_axes, w_axes = left, right, left_axes, right_axes
-        elif _may_be_weights(view, left, left_axes, right, right_axes):
+        elif _may_be_weights(view, left, left_axes, right, right_axes) and (
+            # Weights in front of a single vector may as well be data.
+            view.is_known(left) or right.ndim > len(right_axes)
+        ):
             x, w, x_axes, w_axes = right, left, right_axes, left_axes
         else:
             state.fail("neither operand is weights of several axes", node)

@@ -118,7 +118,6 @@ def _from_end(view: View, ids: Value, rows: Any) -> tuple[Value, bool, list[Node
             and plain in view.inputs(plus)
             and _is_scalar(view, view.inputs(less)[1], 0)
             and any(_is_scalar(view, v, rows) for v in view.inputs(plus) if v is not plain)
-            and jnp.issubdtype(plain.dtype, jnp.signedinteger)
         ):
             passed.extend((node, less, plus))
             return _narrowest(view, plain, passed), True, passed
