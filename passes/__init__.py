@@ -7,6 +7,7 @@ from jaxpress.passes.outputs import outputs
 from jaxpress.passes.pattern import any_of, any_value, op, optional, repeated, scalar, through
 from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.presets import (
+    algebra,
     cleanup,
     cse,
     dce,
@@ -42,6 +43,7 @@ __all__ = [
     "RuleSet",
     "Step",
     "WhyNot",
+    "algebra",
     "any_of",
     "any_value",
     "body",

@@ -15,6 +15,7 @@ from jaxpress.passes.constants import fold_constants as _fold_constants
 from jaxpress.passes.hoist import hoist as _hoist
 from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.rule import RuleSet
+from jaxpress.passes.rules.algebra import ALGEBRA_RULES
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
@@ -37,6 +38,7 @@ from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
 __all__ = [
+    "algebra",
     "cleanup",
     "cse",
     "dce",
@@ -87,6 +89,12 @@ raise_clips = Pass(
     makes_rules=True,
     after="raise_ops",  # where a max belongs to something larger, such as a softmax or a variance
 )
+algebra = Pass(
+    "algebra",
+    ALGEBRA_RULES,
+    "Roots, powers and sums over one element become cheaper operations.",
+    after="raise_ops",
+)
 fold_batch_norm = Pass(
     "fold_batch_norm",
     FOLD_RULES + FOLD_BEFORE_RULES + FOLD_CHAIN_RULES,
@@ -114,6 +122,7 @@ default = Pipeline(
         cse,
         raise_ops,
         simplify,
+        algebra,
         fold_batch_norm,
         fuse_activation,
         fuse_parallel,
@@ -144,6 +153,7 @@ _PASSES = {
         dce,
         raise_ops,
         raise_clips,
+        algebra,
         fold_batch_norm,
         fuse_activation,
         fuse_parallel,
