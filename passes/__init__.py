@@ -3,6 +3,7 @@
 from jaxpress.passes import pattern
 from jaxpress.passes.body import body
 from jaxpress.passes.engine import rewrite
+from jaxpress.passes.insert_attention_mask import insert_attention_mask
 from jaxpress.passes.outputs import outputs
 from jaxpress.passes.pattern import any_of, any_value, op, optional, repeated, scalar, through
 from jaxpress.passes.pipeline import Pass, Pipeline
@@ -58,6 +59,7 @@ __all__ = [
     "hoist",
     "inference",
     "inline",
+    "insert_attention_mask",
     "insert_weight_masks",
     "magnitude_mask",
     "maskable_weights",

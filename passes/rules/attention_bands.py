@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +12,12 @@ from jaxpress.capture import Value
 from jaxpress.passes.rules.axis_tracking import Axes, axes_before, constant, spread
 from jaxpress.passes.view import View
 
-__all__ = ["Band", "Leaf", "take_apart"]
+__all__ = ["Band", "Leaf", "positions_of", "take_apart"]
 
 _MAX_PARTS = 24
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
+}
 
 
 class Band(NamedTuple):
@@ -95,11 +100,15 @@ def _parts(view: View, value: Value, negated: bool) -> list[tuple[Value, bool]] 
         return [(v, False) for v in inputs] if _same_rank(inputs) else None
     if op == "convert_element_type" and _is_flag(view, inputs[0]):
         return [(inputs[0], negated)]
-    if op in ("ne", "eq"):
-        for flag, other in (inputs, inputs[::-1]):
+    if op in _COMPARISONS:
+        for flag, other, compare in (
+            (inputs[0], inputs[1], _COMPARISONS[op]),
+            (inputs[1], inputs[0], lambda x, c: _COMPARISONS[op](c, x)),
+        ):
             against = constant(view, other)
-            if against is not None and float(against) in (0.0, 1.0) and _is_flag(view, flag):
-                return [(flag, negated ^ (op == "eq") ^ bool(against))]
+            if against is not None and _is_flag(view, flag):
+                low, high = (bool(compare(x, float(against))) for x in (0.0, 1.0))
+                return [(flag, negated ^ low)] if low != high else None
     if op == "select_n" and len(inputs) == 3 and inputs[0].dtype == np.bool_:
         return _selection(view, inputs, negated)
     return None
@@ -151,8 +160,8 @@ def _is_flag(view: View, value: Value, depth: int = 6) -> bool:
     return False
 
 
-class _Linear(NamedTuple):
-    """An integer array that is a sum of indices along axes, and a number."""
+class Positions(NamedTuple):
+    """An integer array that is a sum of indices along axes, times a factor each, and a number."""
 
     factors: dict[int, int]
     offset: int
@@ -201,55 +210,55 @@ def _bands(view: View, value: Value, axes: Axes, negated: bool, key_axis: int) -
 
 def _differences(view: View, a: Value, b: Value) -> list[tuple[dict[int, int], int]] | None:
     """``a - b`` as sums of indices; two where ``b`` is an absolute value, both to be positive."""
-    left = _linear(view, a)
+    left = positions_of(view, a)
     node = view.producer(b)
     if node is not None and node.op == "abs" and left is not None:
-        inner = _linear(view, view.inputs(node)[0])
+        inner = positions_of(view, view.inputs(node)[0])
         return None if inner is None else [_minus(left, inner), _minus(left, _negative(inner))]
-    right = _linear(view, b)
+    right = positions_of(view, b)
     if left is None or right is None:
         return None
     return [_minus(left, right)]
 
 
-def _negative(x: _Linear) -> _Linear:
-    return _Linear({k: -f for k, f in x.factors.items()}, -x.offset)
+def _negative(x: Positions) -> Positions:
+    return Positions({k: -f for k, f in x.factors.items()}, -x.offset)
 
 
-def _minus(a: _Linear, b: _Linear) -> tuple[dict[int, int], int]:
+def _minus(a: Positions, b: Positions) -> tuple[dict[int, int], int]:
     factors = dict(a.factors)
     for axis, factor in b.factors.items():
         factors[axis] = factors.get(axis, 0) - factor
     return factors, a.offset - b.offset
 
 
-def _linear(view: View, value: Value, depth: int = 8) -> _Linear | None:
+def positions_of(view: View, value: Value, depth: int = 8) -> Positions | None:
     """``value`` as a sum of indices along its axes, and a whole number."""
     number = constant(view, value)
     if number is not None:
         whole = float(number)
-        return _Linear({}, int(whole)) if whole.is_integer() else None
+        return Positions({}, int(whole)) if whole.is_integer() else None
     node = view.producer(value)
     if node is None or depth == 0 or not np.issubdtype(value.dtype, np.signedinteger):
         return None
     inputs = view.inputs(node)
     if node.op == "iota":
         axis = int(node.params["dimension"])
-        return _Linear({axis: 1} if value.shape[axis] != 1 else {}, 0)
+        return Positions({axis: 1} if value.shape[axis] != 1 else {}, 0)
     if node.op == "cumsum" and not node.params["reverse"]:
         axis = int(node.params["axis"])
         if constant(view, inputs[0]) != 1:
             return None
-        return _Linear({axis: 1} if value.shape[axis] != 1 else {}, 1)
+        return Positions({axis: 1} if value.shape[axis] != 1 else {}, 1)
     if node.op == "convert_element_type":
         # A narrower type could wrap around.
         wider = np.issubdtype(inputs[0].dtype, np.integer) and (
             np.dtype(inputs[0].dtype).itemsize <= np.dtype(value.dtype).itemsize
         )
-        return _linear(view, inputs[0], depth - 1) if wider else None
+        return positions_of(view, inputs[0], depth - 1) if wider else None
     before = axes_before(view, node)
     if before is not None:
-        inner = _linear(view, inputs[0], depth - 1)
+        inner = positions_of(view, inputs[0], depth - 1)
         if inner is None:
             return None
         places = {a: i for i, a in enumerate(before) if a is not None}
@@ -257,11 +266,11 @@ def _linear(view: View, value: Value, depth: int = 8) -> _Linear | None:
         if any(inputs[0].shape[a] != 1 for a in lost):
             return None
         kept = {places[a]: f for a, f in inner.factors.items() if a in places}
-        return _Linear(kept, inner.offset)
+        return Positions(kept, inner.offset)
     if node.op in ("add", "sub"):
-        a, b = (_linear(view, v, depth - 1) for v in inputs)
+        a, b = (positions_of(view, v, depth - 1) for v in inputs)
         if a is None or b is None:
             return None
         factors, offset = _minus(a, b if node.op == "sub" else _negative(b))
-        return _Linear(factors, offset)
+        return Positions(factors, offset)
     return None

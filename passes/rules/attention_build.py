@@ -121,23 +121,18 @@ def _with_extra_axes(
     """
     heads: list[int | None] = [a for a in (roles.shared, roles.grouped) if a is not None]
     labels = list(query.labels)
-    extra: list[int | None] = []
-    until = len(labels)
-    if roles.queries in labels:
-        until = labels.index(roles.queries)
-    for axis, label in enumerate(labels):
-        if label is not None:
-            continue
-        name = _EXTRA - axis
-        if axis < until:
-            extra.append(name)
-        elif not heads:
-            heads.append(name)
-        else:
-            continue
-        labels[axis] = name
-    lead = [*extra, *roles.lead]
-    lead.sort(key=lambda a: labels.index(a) if a in labels else len(labels))
+    until = labels.index(roles.queries) if roles.queries in labels else len(labels)
+    lead: list[int | None] = list(roles.lead)
+    unnamed = [axis for axis, label in enumerate(labels) if label is None]
+    before = [axis for axis in unnamed if axis < until]
+    after = [axis for axis in unnamed if axis > until]
+    # One of them at most: others, such as that of a slice, are neither batch nor heads.
+    if not lead and before:
+        lead = [_EXTRA - before[-1]]
+        labels[before[-1]] = lead[0]
+    if not heads and after:
+        heads = [_EXTRA - after[0]]
+        labels[after[0]] = heads[0]
     return query._replace(labels=tuple(labels)), lead, heads or [None]
 
 
