@@ -103,6 +103,8 @@ from jaxpress.nnops.rectifiers import (
     sparse_plus,
     sparse_sigmoid,
 )
+from jaxpress.nnops.recurrent_convert import recurrent_from, recurrent_to
+from jaxpress.nnops.recurrent_stack import bidirectional, recurrent_layers
 from jaxpress.nnops.rms_norm import rms_norm
 from jaxpress.nnops.rnn import rnn, rnn_cell
 from jaxpress.nnops.rotary import rotary_embedding, rotary_tables, sinusoidal_encoding
@@ -154,6 +156,7 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_norm_train",
+    "bidirectional",
     "binary_cross_entropy",
     "causal_mask",
     "celu",
@@ -216,6 +219,9 @@ __all__ = [
     "pad_sequences",
     "prelu",
     "quick_gelu",
+    "recurrent_from",
+    "recurrent_layers",
+    "recurrent_to",
     "registry",
     "relu",
     "relu6",
