@@ -221,6 +221,8 @@ def _choose(reading: Reading, parts: _Parts, layout: _Layout, root: Node) -> Nor
     reduced = tuple(i for i in range(ndim) if kinds[i] == "reduced")
     atoms = (*parts.gain.values(), *parts.bias.values())
     used = layout.along([a for v in atoms for d in reading.parameters[v] for a in leaves(d)])
+    if atoms and not used:
+        return "its scale or bias is a single number"
     epsilon = {"epsilon": parts.root.epsilon}
     if parts.root.kind == "norm":
         if "split" in kinds or atoms:

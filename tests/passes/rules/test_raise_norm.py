@@ -445,6 +445,15 @@ def test_a_number_stays_outside() -> None:
     assert new.count() == {"layer_norm": 1, "mul": 1, "add": 1}
 
 
+@pytest.mark.parametrize("axes", [(3,), (1, 2), (1, 2, 3)])
+def test_a_learned_number_stays_outside(axes) -> None:
+    gain = jnp.full((1, 1, 1, 1), 0.7)
+    _, (node,) = raised(lambda x, g: over(axes)(x) * g - g, X, gain)
+    assert node.params["operands"] == ("x",)
+    fast = lambda x, g: jax.nn.standardize(x, axes) * g + g[0]  # noqa: E731
+    raised(fast, X, gain)
+
+
 def test_a_normalised_value_that_is_used_twice_is_kept() -> None:
     def fn(x):
         y = over((3,))(x)
