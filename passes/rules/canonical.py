@@ -161,8 +161,11 @@ def _rule_text(node: Node, active: tuple[Any, ...]) -> str:
         raise _UnknownRule
     # The rule is traced now, and has to meet the types that the equation was traced with.
     wide = any(getattr(v.dtype, "itemsize", 0) == 8 for v in node.inputs)
-    with compat.enable_x64() if wide else contextlib.nullcontext():
-        closed, zeros = compat.custom_jvp_rule(node.params, len(node.inputs))
+    try:
+        with compat.enable_x64() if wide else contextlib.nullcontext():
+            closed, zeros = compat.custom_jvp_rule(node.params, len(node.inputs))
+    except Exception as error:  # of somebody's own rule, which may take no integers, for instance
+        raise _UnknownRule from error
     # A rule mostly calls the function itself again for the value: there it is "rule 0".
     text = canonical_text(graph_of_jaxpr(closed, "jvp"), active)
     return f"{text}\nzeros {zeros} symbolic {bool(node.params.get('symbolic_zeros'))}"
