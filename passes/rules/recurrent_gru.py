@@ -95,6 +95,7 @@ def _mixed(view: View, terms: Any, h: Value | None) -> tuple[Value, Value, Value
             h = a
         else:
             raise Unfit("it is not clear which part is the old state")
+    assert h is not None
     return (b, z, h, -1) if a is h else (a, z, h, 1)
 
 
