@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from jaxpress.capture import Graph, Literal, Node, Value
 from jaxpress.capture.template import inline_calls
 from jaxpress.passes.engine import map_bodies
+from jaxpress.passes.known import LOOPS_AND_BRANCHES
 
 __all__ = ["eliminate_common_subexpressions", "eliminate_dead_code", "inline"]
 
@@ -34,8 +36,33 @@ def inline(graph: Graph) -> Graph:
 def eliminate_dead_code(graph: Graph) -> Graph:
     """Nodes that no output needs are left out; nodes with effects stay, in their order.
 
-    So are constants that nothing uses any more. Inputs stay, used or not.
+    So are constants that nothing uses any more. Inputs stay, used or not. The bodies of loops,
+    branches and ``remat`` are looked into as well; those of custom derivatives stay as they are.
     """
+    return _in_bodies_too(graph, _without_dead_code, {})
+
+
+def _in_bodies_too(graph: Graph, work: Callable[[Graph], Graph], memo: dict[int, Any]) -> Graph:
+    """``work`` on the graph, then on the bodies of what is left of its loops and branches."""
+    graph = work(graph)
+    exchanged: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node._bodies is None or node.op not in LOOPS_AND_BRANCHES:
+            continue
+        new = []
+        for body in node.subgraphs:
+            if id(body) not in memo:
+                # The body is kept beside, so that its identity is not given to another.
+                memo[id(body)] = body, _in_bodies_too(body, work, memo)
+            new.append(memo[id(body)][1])
+        if any(a is not b for a, b in zip(new, node.subgraphs, strict=True)):
+            exchanged[node] = node.with_subgraphs(new)
+    if not exchanged:
+        return graph
+    return graph.with_parts(nodes=[exchanged.get(node, node) for node in graph.nodes])
+
+
+def _without_dead_code(graph: Graph) -> Graph:
     needed: set[Value] = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):
@@ -54,8 +81,13 @@ def eliminate_dead_code(graph: Graph) -> Graph:
 def eliminate_common_subexpressions(graph: Graph) -> Graph:
     """Of nodes that compute the same from the same operands, the first stands for all.
 
-    Nodes with effects, with bodies, random draws and barriers are left alone.
+    Nodes with effects, with bodies, random draws and barriers are left alone. The bodies of loops,
+    branches and ``remat`` are looked into as well.
     """
+    return _in_bodies_too(graph, _without_repetition, {})
+
+
+def _without_repetition(graph: Graph) -> Graph:
     replaced: dict[Value, Value] = {}
     seen: dict[Any, Node] = {}
     nodes: list[Node] = []

@@ -310,3 +310,48 @@ def test_the_preset_does_all_of_it() -> None:
 
     new, _ = rewritten(passes.cleanup, fn, X)
     assert new.count() == {"sin": 1, "add": 1}
+
+
+def test_bodies_of_loops_and_branches_are_tidied_too() -> None:
+    def fn(x, p):
+        def step(h, w):
+            unused = jnp.exp(h @ w).sum()  # noqa: F841
+            return jnp.sin(h) + jnp.sin(h) * w[0], jnp.cos(h)
+
+        h, _ = jax.lax.scan(step, x, jnp.ones((3, 4, 4)))
+        return jax.lax.cond(p, lambda h: jnp.tanh(h) * jnp.tanh(h), lambda h: h, h)
+
+    x = jnp.arange(8.0).reshape(2, 4)
+    graph = inline(trace(fn)(x, True))
+    new = dce(cse(graph)).validate()
+    assert "exp" not in new.count() and "dot_general" not in new.count()
+    assert new.count()["sin"] == new.count()["tanh"] == 1
+    for p in (True, False):
+        np.testing.assert_array_equal(jax.jit(new)(x, p), jax.jit(graph)(x, p))
+    again = dce(cse(new))
+    assert again is new
+
+
+def test_the_body_of_a_custom_derivative_stays_as_it_is() -> None:
+    @jax.custom_jvp
+    def f(x):
+        return jnp.sin(x) + jnp.sin(x)
+
+    f.defjvp(lambda p, t: (f(*p), t[0]))
+    graph = trace(lambda x: f(x))(1.0)
+    assert cse(graph) is graph
+    assert dce(graph) is graph
+
+
+def test_effects_in_bodies_stay(capfd) -> None:
+    def fn(x):
+        def step(h, _):
+            jax.debug.print("h={}", h.sum())
+            return h * 2, None
+
+        return jax.lax.scan(step, x, None, 3)[0]
+
+    new = dce(inline(trace(fn)(jnp.ones(2))))
+    jax.block_until_ready(jax.jit(new)(jnp.ones(2)))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("h=") == 3
