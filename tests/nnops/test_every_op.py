@@ -17,8 +17,9 @@ from samples import EXAMPLES, SAMPLES, as_list, is_real, loss, plain, with_reals
 
 NAMES = sorted(nnops.registry())
 
-# What an op may be off by in its own dtype, relative to its largest result.
-TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-2, "float16": 5e-3}
+# What an op may be off by in float16, relative to its largest result. (docs/ops.md measures it in
+# float32 and bfloat16.)
+HALF = 5e-3
 
 
 def test_every_op_has_a_sample():
@@ -41,7 +42,7 @@ def _stacked(args, i, axis):
 
 
 def _everything(f, sample, args):
-    """Values and derivatives of all orders, and ``vmap`` over each operand and over two."""
+    """Values, first and second derivatives, and ``vmap`` over each operand."""
     out = {"value": f(*args)}
     reals = [args[i] for i in sample.floats()]
     if reals:
@@ -49,12 +50,10 @@ def _everything(f, sample, args):
         total = loss(f, sample, args)
         out["jvp"] = jax.jvp(with_reals(f, sample, args), reals, tangents)
         out["grad"] = jax.grad(total, range(len(reals)))(*reals)
-        out["hessian"] = jax.hessian(total)(*reals)
+        out["second"] = jax.jvp(jax.grad(total, range(len(reals))), reals, tangents)[1]
     for i in range(len(args)):
         mapped, axes = _stacked(args, i, 0)
         out[f"vmap {i}"] = jax.vmap(f, axes)(*mapped)
-    more, outer = _stacked(mapped, 0, -1)
-    out["vmap of vmap"] = jax.vmap(jax.vmap(f, axes), outer)(*more)
     return out
 
 
@@ -90,6 +89,7 @@ def _under(f, sample, args):
         reals = [args[i] for i in sample.floats()]
         yield "grad", lambda *r: jax.value_and_grad(total, range(len(r)))(*r), reals
         yield "linearize", lambda *r: jax.linearize(total, *r)[0], reals
+        yield "hessian", jax.hessian(total), reals
         yield "grad of remat", jax.grad(jax.checkpoint(total)), reals
         yield "grad of scan", jax.grad(lambda *r: jax.lax.scan(
             lambda c, _: (c + total(*r), None), 0.0, None, length=2)[0]), reals  # fmt: skip
@@ -113,18 +113,22 @@ def test_precision_zero_size_and_nan(name):
     f = as_list(sample.call)
 
     def everything(*args):
-        out = {d: f(*_cast(args, d)) for d in ("float64", "float32", "bfloat16", "float16")}
-        # What a low precision makes of its own operands, not of those that it cannot hold.
-        for d in TOLERANCE:
-            out["wide", d] = f(*_cast(_cast(args, d), "float64"))
+        out = {d: f(*_cast(args, d)) for d in ("float64", "float16")}
         out["empty"] = f(*(a[:0] if i in sample.batched else a for i, a in enumerate(args)))
         if is_real(args[0]):
             out["nan"] = f(args[0].at[0].set(jnp.nan), *args[1:])
-        return {str(k): v for k, v in out.items()}
+        return out
 
     with jax.enable_x64(True):
-        got = jax.jit(everything)(*sample.arrays(jnp.float64))
-        _check_precision(got, sample.keeps_dtype)
+        # Numbers that each dtype can hold, so that the results alone are rounded.
+        args = _cast(_cast(sample.arrays(jnp.float64), "bfloat16"), "float64")
+        got = jax.jit(everything)(*args)
+        for dtype in ("float32", "bfloat16", "float16"):
+            out = jax.eval_shape(f, *_cast(args, dtype))
+            _check_dtypes(out, got["float64"], dtype if sample.keeps_dtype else None)
+    for g, w in zip(got["float16"], got["float64"], strict=True):
+        g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
+        np.testing.assert_allclose(g, w, rtol=0, atol=HALF * max(1, abs(w).max(initial=0)))
     if not sample.mixes:
         assert {g.shape[0] for g in got["empty"]} == {0}
         for g, w in zip(got.get("nan", got["float64"]), got["float64"], strict=True):
@@ -133,16 +137,15 @@ def test_precision_zero_size_and_nan(name):
         assert any(np.isnan(g).any() for g in got["nan"])
 
 
+def _check_dtypes(got, wide, dtype):
+    for g, w in zip(got, wide, strict=True):
+        assert g.shape == w.shape
+        if dtype is not None:
+            assert g.dtype == (dtype if is_real(w) else w.dtype)
+
+
 def _cast(args, dtype):
     return [a.astype(dtype) if is_real(a) else a for a in args]
-
-
-def _check_precision(got, keeps_dtype):
-    for dtype, rtol in TOLERANCE.items():
-        for g, w in zip(got[dtype], got[str(("wide", dtype))], strict=True):
-            assert not keeps_dtype or g.dtype == (dtype if is_real(w) else w.dtype)
-            g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
-            np.testing.assert_allclose(g, w, rtol=0, atol=rtol * max(1, abs(w).max(initial=0)))
 
 
 @pytest.mark.parametrize("name", SAMPLES)
