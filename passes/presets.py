@@ -32,7 +32,7 @@ from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
 from jaxpress.passes.rules.raise_log_softmax import LOG_SOFTMAX_RULES
 from jaxpress.passes.rules.raise_norm import RAISE_NORM
-from jaxpress.passes.rules.raise_pool import POOL_RULES
+from jaxpress.passes.rules.raise_pool import pool_rules
 from jaxpress.passes.rules.raise_recurrent import RECURRENT_RULES
 from jaxpress.passes.rules.raise_rotary import ROTARY_RULES
 from jaxpress.passes.rules.raise_sequence_mask import RAISE_SEQUENCE_MASK
@@ -66,7 +66,7 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
     linear = ATTENTION_RULES + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
-    return sequences + linear + POOL_RULES + norms + activation_rules(ops)
+    return sequences + linear + pool_rules(ops) + norms + activation_rules(ops)
 
 
 def _clip_rules(ops: Collection[str] | None) -> RuleSet:

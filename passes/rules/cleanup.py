@@ -11,10 +11,11 @@ from jax import lax
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State, any_value, op, scalar
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
 from jaxpress.passes.rules.cleanup_branches import BRANCH_RULES
 from jaxpress.passes.rules.cleanup_elementwise import ELEMENTWISE_RULES
 from jaxpress.passes.rules.cleanup_moves import MOVE_RULES
+from jaxpress.passes.rules.cleanup_reductions import DROP_REDUCTION
+from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
 from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = ["CLEANUP_RULES"]
@@ -164,6 +165,7 @@ CLEANUP_RULES = RuleSet(
         CONVERT_SCALAR,
         FOLD_SCALARS,
         DROP_COPY,
+        DROP_REDUCTION,
         DROP_RESHAPE,
         DROP_TRANSPOSE,
         DOUBLE_NEGATION,

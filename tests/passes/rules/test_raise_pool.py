@@ -60,6 +60,28 @@ def test_windows_of_every_geometry(name) -> None:
     assert not new.find("avg_pool")[0].params["count_include_pad"]
 
 
+def test_minima_as_windows_and_as_negated_maxima() -> None:
+    def minimum(x):
+        return window(x, jnp.inf, lax.min, padding=PAD)
+
+    def negated(x):
+        return -maximum(-x, padding=PAD)
+
+    for fn, times in ((minimum, 1), (negated, 2)):
+        new = assert_rewrites(POOL_RULES, fn, X, times=times)
+        assert new.count() == {"min_pool": 1}
+    for fn in (
+        lambda x: -maximum(x),
+        lambda x: maximum(-x),
+        lambda x: (-maximum(y := -x), y),
+    ):
+        assert "min_pool" not in rewritten(POOL_RULES, fn, X)[0].count()
+    ints = jnp.arange(-8, 8, dtype="int8").reshape(1, 4, 4, 1)
+    least = np.array(-128, "int8")
+    fn = lambda x: -window(-x, least, lax.max, (1, 2, 2, 1))  # noqa: E731
+    assert "min_pool" not in rewritten(POOL_RULES, fn, ints)[0].count()
+
+
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("padding", ["VALID", "SAME", ((1, 1), (0, 1))])
 def test_as_flax_writes_it(padding, include) -> None:
