@@ -77,6 +77,7 @@ def test_behave_under_every_transformation(agree):
         (2, 2, 4),
         (4,),
         (4,),
+        batch=False,
     )
     agree(
         lambda x, b: nnops.instance_norm(x, bias=b, axis=1),

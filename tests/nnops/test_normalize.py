@@ -34,7 +34,6 @@ def test_standardize_as_jax_nn(options):
 
 
 def test_standardize_under_every_transformation(agree):
-    agree(nnops.standardize, jax.nn.standardize, (2, 3))
     agree(
         lambda x, m: nnops.standardize(x, 0, mean=m),
         lambda x, m: jax.nn.standardize(x, 0, mean=m),
@@ -96,6 +95,7 @@ def test_l2_normalize_under_every_transformation(agree):
         lambda x: nnops.l2_normalize(x, epsilon=1e-3),
         lambda x: x / jnp.sqrt((x * x).sum(-1))[..., None],
         (2, 3),
+        batch=False,
     )
 
 
