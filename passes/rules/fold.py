@@ -191,7 +191,7 @@ def _vector(match: Match, base: Any) -> Any:
     linear, axes = match.nodes["linear"], match.info["axes"]
     shape = [match.root.output.shape[a] for a in axes]
     vector = along(base, match.info["varies"], axes, shape, work_dtype(linear))
-    return lax.reshape(vector, bias_shape(linear))
+    return vector if vector.shape == bias_shape(linear) else lax.reshape(vector, bias_shape(linear))
 
 
 def _fold_scale(vector: Any, *, match: Match, **operands: Any) -> Any:

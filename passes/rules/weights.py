@@ -209,7 +209,9 @@ def along(base: Any, varies: Sequence[int], axes: Sequence[int], shape: Any, dty
     """
     x = as_type(base, dtype)
     places = [axes.index(a) for a in varies]
-    x = lax.reshape(x, tuple(shape[p] for p in places))
+    bare = tuple(shape[p] for p in places)
+    if x.shape != bare:  # a reshape of a number to itself would be an operation
+        x = lax.reshape(x, bare)
     x = lax.transpose(x, sorted(range(len(places)), key=lambda i: places[i]))
     return lax.broadcast_in_dim(x, tuple(shape), sorted(places))
 
