@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxpress.nnops.define import define
 from jaxpress.nnops.errors import OpError, OpTypeError
@@ -63,7 +64,7 @@ def sequence_mask(lengths: Any, maxlen: int | None = None) -> jax.Array:
     """
     lengths = _as_lengths("sequence_mask", lengths, {})
     if maxlen is None:
-        if isinstance(lengths, jax.core.Tracer):
+        if isinstance(lengths, Tracer):
             raise OpError(
                 "sequence_mask",
                 "maxlen is left out, and lengths are traced",
