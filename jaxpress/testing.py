@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpress.capture import Graph, VerificationError, trace
+from jaxpress.capture.edit import Editor
 from jaxpress.passes import Rule, rewrite
 from jaxpress.passes.comparison import tolerance_of
 from jaxpress.passes.example import Example, examples_of
@@ -82,47 +83,67 @@ def assert_rewrites(
     rewrite(new, rule, record=again)
     if again:
         raise VerificationError(f"{rule!r} applies to its own result: {again[0]}\n{new}")
-    numerics = {r.numerics for r in record}
-    _assert_same_bits(graph, new, args, numerics)
-    _assert_same_bits(graph, new, _with_special_values(args), numerics)
-    assert_equivalent(fn, new, *args, gradients=gradients, vmap=False)
+    # Compiled: one by one, operations are not rounded as XLA rounds them together.
+    before, after = jax.jit(graph), jax.jit(new)
+    if {r.numerics for r in record} == {"exact"}:
+        for given in (args, _with_special_values(args, _SPECIAL)):
+            _assert_same_bits(before, after, given)
+    else:
+        _assert_same_kinds(before, after, args)
+    verify(fn, after, gradients=gradients)(*args)
     if vmap:
-        assert_equivalent(fn, jax.jit(new), *args, gradients=False)
+        many = jax.tree_util.tree_map(lambda x: jnp.stack([jnp.asarray(x)] * 2), args)
+        if jax.tree_util.tree_leaves(many):
+            verify(jax.vmap(fn), jax.jit(jax.vmap(new)))(*many)
     return new
 
 
-def _with_special_values(tree: Any) -> Any:
-    """The arrays with what floating point has and algebra has not in front."""
+# What floating point has and algebra has not.
+_SPECIAL = (np.nan, np.inf, -0.0, -np.inf, 0.0)
+
+
+def _with_special_values(tree: Any, special: Sequence[float]) -> Any:
+    """The arrays with special values in front."""
 
     def change(x: Any, i: int) -> Any:
         x = jnp.asarray(x)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         # Not all arguments at once: a NaN must come through from each.
-        special = np.roll([np.nan, np.inf, -0.0, -np.inf, 0.0], i)[: x.size]
-        return x.ravel().at[: special.size].set(special.astype(x.dtype)).reshape(x.shape)
+        some = np.roll(special, i)[: x.size]
+        return x.ravel().at[: some.size].set(some.astype(x.dtype)).reshape(x.shape)
 
     leaves, structure = jax.tree_util.tree_flatten(tree)
     return jax.tree_util.tree_unflatten(structure, [change(x, i) for i, x in enumerate(leaves)])
 
 
-def _assert_same_bits(
-    before: Graph, after: Graph, args: Sequence[Any], numerics: Collection[str]
-) -> None:
-    """What is called exact keeps every bit, whatever else keeps NaN where it was."""
-    exact = set(numerics) == {"exact"}
-    # Compiled: one by one, operations are not rounded as XLA rounds them together.
-    a, b = (jax.tree_util.tree_leaves(jax.jit(graph)(*args)) for graph in (before, after))
+def _assert_same_bits(before: Any, after: Any, args: Sequence[Any]) -> None:
+    """What is called exact keeps every bit."""
+    a, b = (jax.tree_util.tree_leaves(run(*args)) for run in (before, after))
     for x, y in zip(a, b, strict=True):
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            same = bool(jnp.array_equal(x, y))
-        elif exact:
-            same = _bits(x) == _bits(y)
-        else:
-            same = bool(jnp.all(jnp.isnan(x) <= jnp.isnan(y)))
-        if not same:
-            claim = "is called exact changed a value" if exact else "lost a NaN"
-            raise VerificationError(f"a rule that {claim}:\n{x}\n{y}\nof\n{args}")
+        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+        if _bits(x) != _bits(y) if inexact else not bool(jnp.array_equal(x, y)):
+            raise VerificationError(
+                f"a rule that is called exact changed a value:\n{x}\n{y}\nof\n{args}"
+            )
+
+
+def _assert_same_kinds(before: Any, after: Any, args: Sequence[Any]) -> None:
+    """What rounds otherwise lets every NaN through, and makes no NaN or infinity of its own.
+
+    That infinity minus infinity is computed in another place, or not at all, is no difference in
+    real arithmetic.
+    """
+    for special in ((np.nan, -0.0, 1.0, 0.0), _SPECIAL):
+        given = _with_special_values(args, special)
+        a, b = (jax.tree_util.tree_leaves(run(*given)) for run in (before, after))
+        for x, y in zip(a, b, strict=True):
+            if not jnp.issubdtype(x.dtype, jnp.inexact):
+                continue
+            lost = special is not _SPECIAL and bool(jnp.any(jnp.isnan(x) & ~jnp.isnan(y)))
+            if lost or bool(jnp.any(jnp.isfinite(x) & ~jnp.isfinite(y))):
+                what = "lost a NaN" if lost else "makes NaN or infinity of a number"
+                raise VerificationError(f"a rule that {what}:\n{x}\n{y}\nof\n{given}")
 
 
 def _bits(x: Any) -> bytes:
@@ -146,8 +167,8 @@ def check_rule(
     Each is checked for values against float64 (NaN, infinity and minus zero among the inputs),
     gradients, ``jit`` and ``vmap``, and the rule must not apply to its own result. Then come the
     cases that are easily forgotten: integers and complex numbers, scalars and arrays without
-    elements, the example under ``vmap``, and each inner value being needed elsewhere as well. In
-    all of them the rule may refuse, or must be right.
+    elements, the example under ``vmap``, each inner value being needed elsewhere as well, and each
+    operation of the match being another one. In all of them the rule may refuse, or must be right.
 
     Args:
       rule: the rule.
@@ -165,7 +186,7 @@ def check_rule(
     >>> check_rule(Rule("neg_neg", op("neg", op("neg", any_value("x"))), lambda x: x))
     """
     if example is not None:
-        assert_rewrites(rule, example, *args, gradients=gradients)
+        assert_rewrites(rule, example, *args, gradients=gradients, vmap=False)
         examples = [Example(example, args)]
         examples += [Example(example, cast) for d in dtypes for cast in _cast(args, d)]
         examples += [Example(example, cut) for cut in _without_elements(args)]
@@ -183,15 +204,17 @@ def check_rule(
         if not record:
             continue  # a guard may refuse a shape or dtype
         applied += 1
-        # All comparisons for the first shape of a dtype; for the others, values.
-        kind = tuple(str(getattr(x, "dtype", "")) for x in made.args)
-        if kind in thoroughly:
-            _check_values(rule, graph, made.args)
-        elif example is None or i > 0:
+        # All comparisons for the first example of a floating-point type; for the others, values.
+        kind = tuple(str(x.dtype) for x in made.args if _is_float(x))
+        if not kind or kind in thoroughly or example is not None:
+            if example is None or i > 0:
+                _check_values(rule, graph, made.args)
+        else:
             assert_rewrites(rule, made.fn, *made.args, gradients=gradients, vmap=False)
         thoroughly.add(kind)
         if applied == 1:
-            _check_second_users(rule, graph, made.args)
+            _check_second_users(rule, graph, made.args, record[0])
+            _check_mutants(rule, graph, made.args, record[0])
             _check_batched(rule, made)
     if not applied:
         raise VerificationError(
@@ -237,23 +260,21 @@ def _check_values(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
     new = rewrite(graph, rule).validate()
     before, after = (jax.tree_util.tree_leaves(g(*args)) for g in (graph, new))
     for x, y in zip(before, after, strict=True):
-        if not _agree(x, y):
+        if not _agree(x, y, graph):
             raise VerificationError(f"{rule!r} changes a value of\n{graph}\nof\n{args}:\n{x}\n{y}")
 
 
-def _check_second_users(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
+def _check_second_users(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) -> None:
     """Each value inside the match, in turn, as a result of its own."""
     assert graph.signature is not None
     flat = graph.signature.flatten(tuple(args), {})
-    record: list[Rewrite] = []
-    rewrite(graph, rule, record=record)
     here = set(graph.nodes)
     inner = [
         v
-        for node in record[0].before
+        for node in made.before
         if node in here
         for v in node.outputs
-        if not any(v is old for old, _ in record[0].replaced)
+        if not any(v is old for old, _ in made.replaced)
         and not any(v is out for out in graph.outputs)
     ]
     for value in inner[:_MOST_INNER]:
@@ -267,8 +288,40 @@ def _check_second_users(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
                 f"{rule!r} swallows {value!r}, which is used elsewhere as well, in\n{both}"
             )
         for x, y in zip(both(*flat), new.validate()(*flat), strict=True):
-            if not _agree(x, y):
+            if not _agree(x, y, graph):
                 raise VerificationError(f"{rule!r} changes a value where {value!r} is a result too")
+
+
+def _check_mutants(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) -> None:
+    """Each operation of the match, in turn, exchanged for another: no longer what it was."""
+    assert graph.signature is not None
+    flat = graph.signature.flatten(tuple(args), {})
+    here = set(graph.nodes)
+    changed = 0
+    for node in made.before:
+        other = _OTHERS.get(len(node.inputs))
+        types = {(v.shape, v.dtype) for v in (*node.inputs, *node.outputs)}
+        if node not in here or other is None or len(types) > 1 or node.effects:
+            continue
+        if not _is_float(node.output.aval) or changed == _MOST_INNER:
+            continue
+        changed += 1
+        editor = Editor(graph)
+        editor.replace(node, other)
+        mutant = editor.finish().with_parts(signature=None)
+        again: list[Rewrite] = []
+        new = rewrite(mutant, rule, record=again)
+        if not again:
+            continue
+        for x, y in zip(mutant(*flat), new.validate()(*flat), strict=True):
+            if not _agree(x, y, mutant):
+                raise VerificationError(
+                    f"{rule!r} takes {other.__name__} for {node.op}: {again[0]}, in\n{mutant}"
+                )
+
+
+# Functions that no rule is about, by the number of their operands.
+_OTHERS = {1: jax.lax.cbrt, 2: jax.lax.atan2}
 
 
 def _swallows(rewrite: Rewrite, value: Any, graph: Graph) -> bool:
@@ -290,15 +343,18 @@ def _check_batched(rule: Rule, made: Example) -> None:
         verify(fn, new.validate())(*many)
 
 
-def _agree(x: Any, y: Any) -> bool:
+def _agree(x: Any, y: Any, graph: Graph) -> bool:
+    """Whether two results differ by rounding only, in the narrowest type that the graph has."""
     x, y = np.asarray(x), np.asarray(y)
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return bool(np.array_equal(x, y))
+    types = {v.dtype for node in graph.walk() for v in node.inputs if v.dtype is not None}
+    tolerance = max(tolerance_of(d) for d in (*types, x.dtype) if jnp.issubdtype(d, jnp.inexact))
     wide = np.complex128 if x.dtype.kind == "c" else np.float64
     a, b = x.astype(wide), y.astype(wide)
-    room = 10 * tolerance_of(x.dtype) * np.max(np.abs(a[np.isfinite(a)]), initial=0.0)
+    room = 10 * tolerance * np.max(np.abs(a[np.isfinite(a)]), initial=0.0)
     return bool(np.allclose(a, b, rtol=0.0, atol=room, equal_nan=True))
 
 

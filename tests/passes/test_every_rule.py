@@ -1,0 +1,104 @@
+"""Every rule of every preset: applies, keeps the function, refuses a lookalike, can be left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+from rule_examples import CASES, TESTED_ELSEWHERE
+
+from jaxpress import passes
+from jaxpress.capture import trace
+from jaxpress.passes import Pipeline, Rule, rewrite
+from jaxpress.testing import check_rule
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiles():
+    """Compiles without optimisations: compiling is what takes these tests long."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+PRESETS = [p for p in vars(passes).values() if isinstance(p, Pipeline)]
+
+
+def rules_by_name() -> dict[str, list[Rule]]:
+    found: dict[str, list[Rule]] = {}
+    for preset in PRESETS:
+        for one in preset:
+            for rule in one.rules:
+                if rule not in found.setdefault(rule.name, []):
+                    found[rule.name].append(rule)
+    return found
+
+
+RULES = rules_by_name()
+
+
+def start(name: str):
+    """The function of an example, tidied where the rule asks for that."""
+    case = CASES[name]
+    if not case.tidied:
+        return case.fn
+    graph = passes.cleanup(trace(case.fn)(*case.args))
+    return lambda *args: graph(*args)
+
+
+def test_no_rule_is_missing() -> None:
+    missing = sorted(set(RULES) - set(CASES) - set(TESTED_ELSEWHERE))
+    assert not missing, f"add an example of {missing} to tests/rule_examples.py"
+    assert not set(CASES) - set(RULES), "no preset has a rule of that name any more"
+    for name, place in TESTED_ELSEWHERE.items():
+        assert name in RULES and f'"{name}"' in (ROOT / place).read_text()
+
+
+def applying(name: str) -> list[Rule]:
+    """The rules of this name that apply to its example; several may share one."""
+    graph = trace(start(name))(*CASES[name].args)
+    found = []
+    for rule in RULES[name]:
+        record: list = []
+        rewrite(graph, rule, record=record)
+        if record:
+            found.append(rule)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_keeps_the_function(name: str) -> None:
+    case = CASES[name]
+    rules = applying(name)
+    assert rules, f"{RULES[name][0].why_not(trace(start(name))(*case.args))}"
+    check_rule(
+        rules[0],
+        start(name),
+        *case.args,
+        gradients=case.gradients,
+        dtypes=("bfloat16", "int32"),
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_refuses_a_lookalike(name: str) -> None:
+    case = CASES[name]
+    args = case.args if case.lookalike_args is None else case.lookalike_args
+    graph = trace(case.lookalike)(*args)
+    if case.tidied:
+        graph = passes.cleanup(graph)
+    for rule in RULES[name]:
+        record: list = []
+        rewrite(graph, rule, record=record)
+        assert not record, f"{record[0]} in\n{graph}"
+
+
+def test_a_rule_that_is_switched_off_is_off() -> None:
+    holder = {r.name: p for p in PRESETS for one in p for r in one.rules}
+    for name, preset in holder.items():
+        for one in preset.without(name):
+            assert name not in {rule.name for rule in one.rules}
