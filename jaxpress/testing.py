@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.capture import Graph, VerificationError, trace
+from jaxpress.capture import Graph, PassError, VerificationError, trace
 from jaxpress.capture.edit import Editor
 from jaxpress.passes import Rule, rewrite
 from jaxpress.passes.comparison import tolerance_of
@@ -197,6 +197,8 @@ def check_rule(
     for i, made in enumerate(examples):
         try:
             graph = trace(made.fn)(*made.args)
+        except PassError:  # no example can be made
+            raise
         except _REFUSED:
             continue  # no operation of integers, for instance
         record: list[Rewrite] = []

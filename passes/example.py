@@ -17,8 +17,8 @@ from jaxpress.passes.traced import Traced
 
 __all__ = ["Example", "examples_of"]
 
-# What a captured scalar is in an example.
-_SCALAR = 0.5
+# What a captured scalar is in an example: a number that is rounded.
+_SCALAR = 0.3
 
 
 class Example(NamedTuple):

@@ -1,0 +1,159 @@
+"""What check_rule and its kin find: every way in which a rule can be wrong, and nothing else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from helpers import array
+from jaxpress.capture import PassError, VerificationError
+from jaxpress.passes import Rule, any_value, op, optional, outputs, repeated, scalar, traced
+from jaxpress.passes.rule import Match
+from jaxpress.testing import assert_equivalent, assert_rewrites, check_rule
+
+X = array(3, 4)
+NEG_NEG = Rule("neg_neg", op("neg", op("neg", any_value("x"))), lambda x: x)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        NEG_NEG,
+        Rule("shift", op("sub", any_value("x"), 0.0), lambda x: x),
+        Rule("tan", lambda x: jnp.sin(x) / jnp.cos(x), jnp.tan, numerics="reassociates"),
+        Rule("half", lambda x, *, by: x * by / 2, lambda x, *, by: x * (by / 2),
+             numerics="reassociates"),
+        Rule("both", lambda x: (jnp.sin(x) * 2, jnp.cos(x) * 2),
+             lambda x: (jnp.sin(x) + jnp.sin(x), jnp.cos(x) + jnp.cos(x))),
+        Rule("pair", outputs(op("exp", any_value("x")), op("sin", any_value("x"))),
+             lambda x: (jnp.exp2(x * 1.442695), jnp.cos(x - 1.5707964)), numerics="approximate"),
+    ],
+    ids=lambda rule: rule.name,
+)  # fmt: skip
+def test_good_rules_pass(rule) -> None:
+    check_rule(rule)
+
+
+class _Careless:
+    """Looks at names alone, and at no more of the graph than it needs."""
+
+    names = frozenset({"mul"})
+    size = 2
+
+    def find(self, state, node):
+        a, b = state.view.inputs(node)
+        inner = state.view.producer(b)
+        if inner is None or inner.op == "mul":
+            return None
+        return Match(state.view, node, {"x": a}, matched=(inner,))
+
+
+WRONG = {
+    "another value": (Rule("r", op("sin", any_value("x")), jnp.cos), ()),
+    "another gradient": (
+        Rule("r", op("sqrt", op("mul", any_value("x"), any_value("x"))), jnp.abs), ()),
+    "exact in name only": (
+        Rule("r", lambda x, *, a: x * a * 3, lambda x, *, a: x * (a * 3)), ()),
+    "a lost NaN": (Rule("r", op("mul", any_value("x"), 0.0), jnp.zeros_like,
+                        numerics="reassociates"), ()),
+    "its own result": (Rule("r", op("sin", any_value("x")), lambda x: jnp.sin(x) * 1.0), ()),
+    "any operation": (Rule("r", _Careless(), lambda x: x * jnp.sin(x), lambda m: None),
+                      (lambda x: x * jnp.sin(x), X)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_rules_are_found(name) -> None:
+    rule, example = WRONG[name]
+    with pytest.raises((VerificationError, PassError)):
+        check_rule(rule, *example)
+
+
+def test_a_mutant_is_named() -> None:
+    careless = Rule("r", _Careless(), lambda x: lax.sin(x) / (1 / x), numerics="reassociates")
+    with pytest.raises(VerificationError, match="takes cbrt for sin"):
+        check_rule(careless, lambda x: x * jnp.sin(x), X, gradients=False)
+
+
+def test_integers_that_a_rule_forgets() -> None:
+    # x / 2 * 2 is x, unless a half is cut off.
+    halves = op("mul", op("div", any_value("x"), 2), 2)
+    with pytest.raises(VerificationError):
+        check_rule(Rule("r", halves, lambda x: x, numerics="reassociates"))
+    check_rule(
+        Rule("r", halves, lambda x: x,
+             lambda m: None if jnp.issubdtype(m["x"].dtype, jnp.inexact) else "integers",
+             numerics="reassociates")
+    )  # fmt: skip
+
+
+def test_a_batch_that_a_rule_forgets() -> None:
+    # Right for a matrix, and for no stack of them.
+    rule = Rule("r", op("reduce_sum", op("sin", any_value("x"))), lambda x: jnp.sin(x).sum(0),
+                lambda m: None if m["x"].ndim != 1 else "no vector")  # fmt: skip
+    with pytest.raises((VerificationError, PassError)):
+        check_rule(rule, lambda x: jnp.sin(x).sum(0) * 1, X)
+
+
+def test_where_it_must_not_apply() -> None:
+    few = {"dtypes": ("float32",), "shapes": ((3,),)}
+    check_rule(NEG_NEG, refuses=[(lambda x: lax.neg(lax.abs(x)), X)], **few)
+    with pytest.raises(VerificationError, match="applies where it must not"):
+        check_rule(NEG_NEG, refuses=[(lambda x: lax.neg(lax.neg(x)), X)], **few)
+
+
+def test_a_rule_that_applies_nowhere() -> None:
+    never = Rule("never", NEG_NEG.pattern, lambda x: x, lambda m: "never")
+    with pytest.raises(VerificationError, match="applies to none of the examples"):
+        check_rule(never)
+    with pytest.raises(VerificationError, match="applied 0 times"):
+        check_rule(NEG_NEG, jnp.sin, X)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        op("dot_general", any_value("x"), any_value("y")),
+        op("concatenate", repeated(any_value("x"))),
+        _Careless(),
+    ],
+)
+def test_patterns_that_need_an_example(pattern) -> None:
+    with pytest.raises(PassError, match="give check_rule a function"):
+        check_rule(Rule("r", pattern, lambda **k: next(iter(k.values()))))
+
+
+def test_examples_of_patterns_with_all_their_parts() -> None:
+    part = op("sin", any_value("x"))
+    pattern = op("add", optional(part, "reshape") | part, op("mul", part, scalar(2.0)))
+    assert_rewrites(Rule("r", pattern, lambda x: 3 * jnp.sin(x), numerics="reassociates"),
+                    lambda x: lax.sin(x) + lax.sin(x) * 2, X)  # fmt: skip
+
+
+def test_the_number_of_times_is_asserted() -> None:
+    fn = lambda x: lax.neg(lax.neg(x)) * lax.neg(lax.neg(x))  # noqa: E731
+    assert_rewrites(NEG_NEG, fn, X, times=2)
+    with pytest.raises(VerificationError, match="applied 2 times, not 1"):
+        assert_rewrites(NEG_NEG, fn, X, times=1)
+
+
+def test_traced_patterns_with_examples_of_their_own() -> None:
+    rule = Rule(
+        "affine", traced(lambda x, w, b: x @ w + b, (2, 3), (3, 4), (4,)),
+        lambda x, w, b: jnp.einsum("...i,io->...o", x, w) + b,
+        lambda m: "once is enough" if m.root.origin else None, numerics="reassociates",
+    )  # fmt: skip
+    check_rule(rule, dtypes=("float32",))
+
+
+def test_equivalence_of_functions() -> None:
+    assert_equivalent(lambda x: x + x, lambda x: 2 * x, X)
+    with pytest.raises(VerificationError):
+        assert_equivalent(jnp.abs, lambda x: jnp.sqrt(x * x), X.at[0, 0].set(0.0))
+    with pytest.raises(VerificationError):
+        assert_equivalent(jnp.sin, lambda x: jnp.sin(x) * 1.001, X)
+    assert_equivalent(jnp.sin, lambda x: jnp.sin(x) * 1.001, X, tolerance=0.01)
+    batchless = jax.jit(lambda x: jnp.sin(x) if x.ndim == 2 else jnp.cos(x))
+    assert_equivalent(jnp.sin, batchless, X)
