@@ -209,7 +209,7 @@ def recognition_page() -> str:
         "",
         "Each cell is a layer as its framework's users write it, and the named ops that are left",
         "of it after `jp.optimize`, with its weights known; `tests/test_recognition.py` runs every",
-        "one, forwards and backwards. Equations that only move data (reshape, transpose, slice)",
+        "one. Equations that only move data (reshape, transpose, slice)",
         "may stand around some of them. No rule knows a framework: they match what is computed.",
         "",
         f"| layer | {' | '.join(table)} |",
