@@ -27,6 +27,7 @@ from jaxpress.passes.view import View
 
 __all__ = ["ATTENTION_RULES", "RAISE_ATTENTION", "TIDY_ATTENTION"]
 
+_MAX_STEPS = 6
 _NARROW = {
     "bfloat16": lax.DotAlgorithmPreset.BF16_BF16_F32,
     "float16": lax.DotAlgorithmPreset.F16_F16_F32,
@@ -36,11 +37,18 @@ _NARROW = {
 class _AttentionPattern:
     """``softmax(where(mask, q k^T * scale + bias, fill)) v``, rooted at the second product."""
 
-    names = frozenset({"dot_general"})
+    names = frozenset({"dot_general", "softmax"})
     size = 16
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
+        if node.op == "softmax":
+            # One that another rule has just named, perhaps far from the product that uses it.
+            root = _product_ahead(view, node)
+            if root is None:
+                state.fail("no product uses the softmax, and nothing else", node)
+                return None
+            node = root
         for side in (0, 1):
             weights = view.inputs(node)[side]
             behind = spread(view, weights, broadcasts=False, also=_conversion(view))
@@ -57,6 +65,20 @@ class _AttentionPattern:
             return match
         state.fail("neither operand is a softmax", node)
         return None
+
+
+def _product_ahead(view: View, node: Node) -> Node | None:
+    """The product that alone uses a softmax, which may be rearranged and converted before."""
+    for _ in range(_MAX_STEPS):
+        users = view.users(node.output)
+        if len(users) != 1 or view.is_output(node.output):
+            return None
+        (node,) = users
+        if node.op == "dot_general":
+            return node
+        if node.op not in REARRANGING and node.op != "convert_element_type":
+            return None
+    return None
 
 
 def _conversion(view: View) -> Any:

@@ -120,7 +120,7 @@ def test_every_spelling(fn, tables, interleaved) -> None:
     assert rewrite(new, ROTARY_RULES) is new
 
 
-@pytest.mark.parametrize("fn, tables", [(whole, FULL), (by_turns, HALF), (as_complex, HALF)])
+@pytest.mark.parametrize("fn, tables", [(whole, FULL), (as_complex, HALF)])
 def test_gradients_vmap_and_special_values(fn, tables) -> None:
     graph = tidied(fn, X, *tables)
     assert_rewrites(ROTARY_RULES, lambda *a: graph(*a), X, *tables, times=1)
