@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxpress.capture import Node, Value
+import jax.numpy as jnp
+
+from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.view import View
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "place_of",
     "place_of_slice",
     "sizes",
+    "strip",
 ]
 
 # What only moves, repeats or rounds elements.
@@ -163,13 +166,14 @@ def place_in_part(view: View, node: Node, place: Place) -> tuple[Value, Place] |
     """The operand of a ``stack`` or ``concatenate`` that one position means, and its place."""
     name = "axis" if node.op == "stack" else "dimension"
     axis = int(node.params[name])
-    if len(place[axis]) != 1 or not isinstance(place[axis][0], _Fixed):
+    at = place[axis][0] if len(place[axis]) == 1 else None
+    if not isinstance(at, _Fixed):
         return None
     inputs = view.inputs(node)
     if node.op == "concatenate" and any(v.shape[axis] != 1 for v in inputs):
         return None
     own = () if node.op == "stack" else ((),)
-    return inputs[place[axis][0].index], (*place[:axis], *own, *place[axis + 1 :])
+    return inputs[at.index], (*place[:axis], *own, *place[axis + 1 :])
 
 
 def _reshaped(shape: Sequence[Any], place: Place) -> Place | None:
@@ -202,3 +206,22 @@ def _equal(a: Any, b: Any) -> bool:
         return bool(a == b)
     except Exception:  # symbolic sizes of which nobody can say
         return False
+
+
+def strip(view: View, value: Value) -> Value:
+    """What ``value`` is a rearrangement or an exact widening of."""
+    while True:
+        node = view.producer(value)
+        if node is None or node.op not in MOVES or node.op == "broadcast_in_dim":
+            return value
+        below = view.inputs(node)[0]
+        if node.op == "convert_element_type" and not _widens(below, value):
+            return value
+        if isinstance(below, Literal):
+            return value
+        value = below
+
+
+def _widens(narrow: Value, wide: Value) -> bool:
+    floating = jnp.issubdtype(narrow.dtype, jnp.floating)
+    return floating and jnp.promote_types(narrow.dtype, wide.dtype) == wide.dtype

@@ -23,6 +23,7 @@ from jaxpress.passes.rules.axes import (
     place_below,
     place_in_part,
     place_of_slice,
+    strip,
 )
 from jaxpress.passes.rules.moment_atoms import (
     IS_MEAN,
@@ -48,7 +49,7 @@ from jaxpress.passes.rules.polynomial import Polynomial
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View
 
-__all__ = ["Reading", "Sum", "strip"]
+__all__ = ["Reading", "Sum"]
 
 
 class Sum:
@@ -83,25 +84,6 @@ _ALGEBRA = frozenset(
     {"add", "add_any", "sub", "mul", "div", "neg", "square", "integer_pow", "pow", "sqrt", "rsqrt",
      "reduce_sum", "psum", "max", "min", "select_n"}
 )  # fmt: skip
-
-
-def strip(view: View, value: Value) -> Value:
-    """What ``value`` is a rearrangement or an exact widening of."""
-    while True:
-        node = view.producer(value)
-        if node is None or node.op not in MOVES or node.op == "broadcast_in_dim":
-            return value
-        below = view.inputs(node)[0]
-        if node.op == "convert_element_type" and not _widens(below, value):
-            return value
-        if isinstance(below, Literal):
-            return value
-        value = below
-
-
-def _widens(narrow: Value, wide: Value) -> bool:
-    floating = jnp.issubdtype(narrow.dtype, jnp.floating)
-    return floating and jnp.promote_types(narrow.dtype, wide.dtype) == wide.dtype
 
 
 class Reading:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rules.axes import MOVES, place_of
-from jaxpress.passes.rules.moments import Reading, strip
+from jaxpress.passes.rules.axes import MOVES, place_of, strip
+from jaxpress.passes.rules.moments import Reading
 from jaxpress.passes.rules.norm_form import Norm, norm_of
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View

@@ -10,7 +10,7 @@ from helpers import array
 from jaxpress import passes
 from jaxpress.capture import trace
 from jaxpress.capture.edit import Editor
-from jaxpress.passes.rules.axes import place_of
+from jaxpress.passes.rules.axes import place_of, strip
 from jaxpress.passes.rules.moment_atoms import (
     IS_MEAN,
     IS_SQUARE,
@@ -23,7 +23,7 @@ from jaxpress.passes.rules.moment_atoms import (
     is_plain,
     root_of,
 )
-from jaxpress.passes.rules.moments import Reading, strip
+from jaxpress.passes.rules.moments import Reading
 from jaxpress.passes.rules.polynomial import Polynomial
 
 DATA, G = array(3, 4, 8), array(8)
