@@ -43,7 +43,8 @@ def optimize(
     Args:
       fn: any function that JAX can trace.
       passes: a pipeline, a preset's name (``"default"``, ``"inference"``, ``"training"``,
-        ``"cleanup"``), or a list of passes, rules and names; ``None`` for the default, which is safe on anything.
+        ``"cleanup"``), or a list of passes, rules and names; ``None`` for the default, which is
+        safe on anything.
       weight_argnums: positions of the arguments that hold weights. Prepared weights are kept while
         the same arrays come (by identity, weakly held); new ones are prepared anew.
       kernels: ``"auto"``, ``"reference"``, or op names with a kernel's name each.

@@ -268,8 +268,8 @@ def test_the_scale_and_bias_of_a_norm(op) -> None:
 
     def several(x):
         y = fn(x, *given)
-        return [nnops.dense(y, w) for w in ws], nnops.einsum_dense(y, array(5, 2, 3),
-                                                                   equation="btd,dhk->bthk")  # fmt: skip
+        heads = nnops.einsum_dense(y, array(5, 2, 3), equation="btd,dhk->bthk")
+        return [nnops.dense(y, w) for w in ws], heads
 
     new = assert_applies(FOLD_BEFORE_RULES, several, x, times=1 + 3 * len(given))
     assert fold_constants(new).count() == {op: 1, "dense": 2, "einsum_dense": 1}

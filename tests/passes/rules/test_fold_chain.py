@@ -81,7 +81,8 @@ CHAINS = {
     "3x3 first, dilated": ({"w": V3, "b": A, "dilation": 2}, {"w": W1, "b": B}),
     "3x3 second": ({"w": V1[..., :4]}, {"w": W3[:, :, :4, :1]}),
     "3x3 second, no padding": (
-        {"w": V1[..., :4], "b": A[:4]}, {"w": W3[:, :, :4, :1], "padding": 0, "strides": 2, "dilation": 2},
+        {"w": V1[..., :4], "b": A[:4]},
+        {"w": W3[:, :, :4, :1], "padding": 0, "strides": 2, "dilation": 2},
     ),
     "pointwise, then padded": ({"w": V1}, {"w": W1, "padding": 1}),
 }  # fmt: skip
