@@ -72,7 +72,7 @@ def test_lookups_of_every_kind(name) -> None:
     closed, rules = rewritten(
         passes.cleanup + RAISE_EMBEDDING, lambda i: LOOKUPS[name](TABLE, i), IDS[0]
     )
-    assert rules == ["raise_embedding"]
+    assert rules[-1] == "raise_embedding"
     np.testing.assert_array_equal(
         closed(IDS[0]).astype("float32"), LOOKUPS[name](TABLE, IDS[0]).astype("float32")
     )

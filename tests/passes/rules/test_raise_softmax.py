@@ -46,7 +46,7 @@ def raised(rule, fn, *args):
     return new
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1, (0, 2), None, ()])
+@pytest.mark.parametrize("axis", [0, 1, -1, (0, 2), None])
 def test_of_jax_along_every_axis(axis) -> None:
     fn = inlined(lambda x: jax.nn.softmax(x, axis=axis), X)
     new = raised(RAISE_SOFTMAX, fn, X)
@@ -144,7 +144,7 @@ def test_under_vmap_the_axis_moves() -> None:
 
 def test_in_bodies() -> None:
     def fn(x):
-        step = jax.checkpoint(lambda c, v: (c + jax.nn.softmax(v).sum(), by_hand(v)))
+        step = jax.checkpoint(lambda c, v: (c + jax.nn.softmax(v).sum(), by_hand(2 * v)))
         return jax.lax.scan(step, 0.0, x)
 
     new, _ = rewritten(passes.default, fn, X)
