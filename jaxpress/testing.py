@@ -202,7 +202,12 @@ def check_rule(
         except _REFUSED:
             continue  # no operation of integers, for instance
         record: list[Rewrite] = []
-        rewrite(graph, rule, record=record)
+        try:
+            rewrite(graph, rule, record=record)
+        except PassError as error:
+            raise VerificationError(
+                f"{rule!r} ought to refuse what it cannot do: {error}"
+            ) from error
         if not record:
             continue  # a guard may refuse a shape or dtype
         applied += 1

@@ -35,8 +35,22 @@ from jaxpress import nnops
 
 __all__ = ["CASES", "TESTED_ELSEWHERE", "Case"]
 
-# Rules for what no function is traced to, but rules make: they have tests of their own.
-TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
+# Rules for what other rules make, and of pools in every layout: they have tests of their own.
+TESTED_ELSEWHERE = {
+    "drop_convert": "tests/passes/rules/test_cleanup.py",
+    "drop_reduction": "tests/passes/rules/test_cleanup_reductions.py",
+    "fuse_pool_layout": "tests/passes/rules/test_split_pool.py",
+    "keep_pooled_axes": "tests/passes/rules/test_raise_global_pool.py",
+    "merge_pools": "tests/passes/rules/test_split_pool.py",
+    "raise_global_avg_pool": "tests/passes/rules/test_raise_global_pool.py",
+    "raise_global_max_pool": "tests/passes/rules/test_raise_global_pool.py",
+    "raise_min_pool": "tests/passes/rules/test_raise_pool.py",
+    "raise_moved_avg_pool": "tests/passes/rules/test_raise_pool.py",
+    "raise_negated_max_pool": "tests/passes/rules/test_raise_pool.py",
+    "raise_scaled_sum": "tests/passes/rules/test_raise_global_pool.py",
+    "raise_split_mean": "tests/passes/rules/test_split_pool.py",
+    "squeeze_sum": "tests/passes/rules/test_split_pool.py",
+}
 
 CASES: dict[str, Case] = {
     # What does nothing, or undoes itself.
