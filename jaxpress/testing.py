@@ -254,7 +254,7 @@ def _cast(args: tuple[Any, ...], dtype: str) -> list[tuple[Any, ...]]:
 
 def _without_elements(args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     """The arguments with nothing along the first one's first axis."""
-    first = args[0] if args else None
+    first: Any = args[0] if args else None
     return [(first[:0], *args[1:])] if _is_float(first) and jnp.ndim(first) else []
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import core, lax
 
 from jaxpress.nnops.attention import dot_product_attention
 from jaxpress.nnops.define import define
@@ -182,7 +182,7 @@ def kv_cache_attention(
     query, length = jnp.asarray(query), jnp.asarray(cache.length)
     t, maxlen = query.shape[-3], cache.key.shape[-3]
     given = {"query": query, "cache.key": cache.key, "cache.length": length}
-    if not isinstance(length, jax.core.Tracer) and length.size and int(length.max()) + t > maxlen:
+    if not isinstance(length, core.Tracer) and length.size and int(length.max()) + t > maxlen:
         raise OpError(
             "kv_cache_attention",
             f"the cache holds {maxlen} positions, {int(length.max())} are filled, {t} come",

@@ -146,7 +146,7 @@ class LayerMasks(MaskSource):
         self.structure = structure
 
     def mask(self, scope: Scope, node: Node, w: Value) -> Value | None:
-        sparsity = self.sparsity(node) if callable(self.sparsity) else self.sparsity
+        sparsity: Any = self.sparsity(node) if callable(self.sparsity) else self.sparsity
         if sparsity is None:
             return None
         if node.params.get("mapped") and self.structure != "unstructured":

@@ -218,7 +218,7 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
     for i, (divided, order) in enumerate(info["factors"]):
         factor = _stretch(arrays[f"factor{i}"], order)
         query = query / factor if divided else query * factor
-    shared, grouped = query.shape[-3:-1] if info["grouped"] else (None, None)
+    shared, grouped = query.shape[-3:-1] if info["grouped"] else (1, 1)
     if info["grouped"]:
         query = query.reshape(*query.shape[:-3], shared * grouped, query.shape[-1])
 

@@ -42,8 +42,9 @@ def _number(view: View, value: Value) -> Any:
     if node is None or node.op != "clamp":
         return scalar_value(view, value)
     low, number, high = (scalar_value(view, v) for v in view.inputs(node))
-    known = low is not None and number is not None and high is not None
-    return min(max(number, low), high) if known else None
+    if low is None or number is None or high is None:
+        return None
+    return min(max(number, low), high)
 
 
 def _branch(*, match: Match, **operands: Any) -> Any:

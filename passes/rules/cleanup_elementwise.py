@@ -77,7 +77,8 @@ FIRST_POWER = Rule("first_power", op("integer_pow", any_value("x"), params={"y":
 
 
 def _two_bounds(match: Match) -> str | None:
-    a, b = (np.asarray(match[name].val) for name in ("a", "b"))
+    values: list[Any] = [match[name] for name in ("a", "b")]  # both literals
+    a, b = (np.asarray(v.val) for v in values)
     if any(np.isnan(v.astype(np.float64)) for v in (a, b)):
         return "a bound is not a number"
     if a == b:

@@ -159,7 +159,8 @@ class _AffineBeforeLinear:
             state.fail(f"its input is {path.source.dtype}", node)
             return None
         for rule in FOLD_RULES.at(made.op):
-            if rule.pattern.find(State(view), made) is not None:
+            pattern: Any = rule.pattern
+            if pattern.find(State(view), made) is not None:
                 state.fail("it folds into what comes before it", made)
                 return None
         if made.op == "batch_norm":

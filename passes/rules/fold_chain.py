@@ -154,7 +154,7 @@ def _conv(*, match: Match, **operands: Any) -> Any:
     numbers = [specs(n.params["dimension_numbers"]) for n in (maker, node)]
     # As (features, channels, taps): one of the two has one tap.
     (v3, size_v), (w3, size_w) = (
-        _as_features_channels_taps(as_type(x, dtype), n.rhs_spec)
+        _as_features_channels_taps(as_type(x, dtype), tuple(n.rhs_spec))
         for x, n in zip((v, w), numbers, strict=True)
     )
     if b is not None:

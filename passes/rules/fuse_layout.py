@@ -117,7 +117,7 @@ class _TransposeBeforeDot:
                 continue
             for k in (i, i + 2):
                 groups[k] = [order[a] for a in groups[k]]
-            operands = dict(zip(("a", "b"), view.inputs(node), strict=True))
+            operands: dict[str, Any] = dict(zip("ab", view.inputs(node), strict=True))
             operands[name] = view.inputs(transpose)[0]
             info = {"groups": tuple(map(tuple, groups))}
             return Match(view, node, operands, {"dot": node}, (transpose,), info)

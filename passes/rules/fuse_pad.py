@@ -93,7 +93,7 @@ class _PadBeforePool:
         if found is None:
             return None
         pad, number, edges = found
-        info = {"padding": _sum(node.params["padding"], edges)}
+        info: dict[str, Any] = {"padding": _sum(node.params["padding"], edges)}
         x = state.view.inputs(pad)[0]
         if node.op == "avg_pool":
             padded = any(pair != (0, 0) for pair in node.params["padding"])

@@ -79,7 +79,7 @@ class _LookupPattern:
 
 
 def _first_column(
-    view: View, starts: Value, index_map: tuple[int, ...], mode: str
+    view: View, starts: Value, index_map: tuple[int, ...], mode: str | None
 ) -> tuple[Value, list[Node]] | None:
     """The indices into rows, perhaps with a trailing axis of size 1."""
     if index_map == (0,):
@@ -156,7 +156,7 @@ def _is_scalar(view: View, value: Value, wanted: Any) -> bool:
     return found is not None and isinstance(wanted, int) and int(found) == wanted
 
 
-def _fill_value(value: Any, dtype: Any, mode: str) -> float | None:
+def _fill_value(value: Any, dtype: Any, mode: str | None) -> float | None:
     """What is filled in; None for what JAX fills in by itself."""
     if mode != "fill" or value is None:
         return None
