@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "local_window_size": None,
     "dropout_rate": 0.0,
     "dropout_broadcast_dims": (),
+    "logits_soft_cap": None,
     "mask_value": None,
     "logits_dtype": None,
     "softmax_dtype": None,
@@ -58,6 +59,9 @@ def _reference(query: Any, key: Any, value: Any, **given: Any) -> Any:
 
     logits = _logits(query, key, logits_dtype, precision)
     logits = logits * jnp.asarray(scale, logits_dtype)
+    if given["logits_soft_cap"] is not None:
+        cap = jnp.asarray(given["logits_soft_cap"], logits_dtype)
+        logits = jnp.tanh(logits / cap) * cap
     if bias is not None:
         logits = (logits + bias).astype(logits_dtype)
     allowed = _allowed(logits.shape, operands, given["is_causal"], given["local_window_size"])
@@ -194,7 +198,7 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
         if len(pair) != 2:
             raise OpError(op, f"local_window_size is {window!r}", mend="give (left, right)")
         window = tuple(None if w is None else operator.index(w) for w in pair)
-    for name in ("scale", "mask_value"):
+    for name in ("scale", "logits_soft_cap", "mask_value"):
         if params[name] is not None:
             params = {**params, name: static_value(op, name, params[name], 1.0)}
     rate = static_value(op, "dropout_rate", params["dropout_rate"], 0.0)
@@ -262,6 +266,7 @@ def dot_product_attention(
     dropout_key: Any = None,
     dropout_rate: float = 0.0,
     dropout_broadcast_dims: tuple[int, ...] = (),
+    logits_soft_cap: float | None = None,
     mask_value: float | None = None,
     logits_dtype: Any = None,
     softmax_dtype: Any = None,
@@ -293,6 +298,8 @@ def dot_product_attention(
         dropout_key: random key; without one nothing is dropped.
         dropout_rate: share of attention weights that are dropped, from 0 to 1.
         dropout_broadcast_dims: axes of the weights (B, N, T, S) along which one draw serves all.
+        logits_soft_cap: scaled logits x become ``cap * tanh(x / cap)``, before bias and masks; as
+            they are if left out.
         mask_value: what stands for a masked logit; ``-0.7`` times the largest number of the dtype
             if left out.
         logits_dtype: dtype of logits, bias sum and masking; the operands', float32 at least, if
@@ -310,7 +317,7 @@ def dot_product_attention(
             parameter is no Python number.
 
     Source: jax.nn.dot_product_attention; Vaswani et al., 2017, arXiv:1706.03762; grouped queries:
-    Ainslie et al., 2023, arXiv:2305.13245.
+    Ainslie et al., 2023, arXiv:2305.13245; soft cap: Gemma 2, 2024, arXiv:2408.00118.
 
     Example:
         >>> import jax.numpy as jnp
@@ -339,6 +346,7 @@ def dot_product_attention(
         local_window_size=local_window_size,
         dropout_rate=dropout_rate if "dropout_key" in operands else 0.0,
         dropout_broadcast_dims=dropout_broadcast_dims if "dropout_key" in operands else (),
+        logits_soft_cap=logits_soft_cap,
         mask_value=mask_value,
         logits_dtype=logits_dtype,
         softmax_dtype=softmax_dtype,

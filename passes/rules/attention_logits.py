@@ -34,7 +34,8 @@ class Term(NamedTuple):
     """What is done to the logits on their way to the softmax, one operation.
 
     Attributes:
-      kind: ``"scale"`` (by a number), ``"factor"`` (by an array), ``"bias"``, ``"mask"``,
+      kind: ``"scale"`` (by a number), ``"factor"`` (by an array), ``"cap"`` (the number times
+        the hyperbolic tangent), ``"bias"``, ``"mask"``,
         ``"shift"`` (a number is added where a condition does not hold) or ``"convert"``.
       value: the factor, the bias, or the condition.
       number: the scale, what masked logits become, or what is added to them.
@@ -279,6 +280,11 @@ def _steps(view: View, node: Node) -> list[_Step]:
             if node.op == "div":
                 number = 1 / number if number else float("nan")
             if np.isfinite(number) and number != 0:
+                inner = view.producer(data)
+                if inner is not None and inner.op == "tanh":
+                    before = view.inputs(inner)[0]
+                    steps.append(_Step(node, before, same, "cap", number=number, beside=(inner,)))
+                    continue
                 steps.append(_Step(node, data, same, "scale", number=number))
         elif first or node.op == "add":
             negated = node.op == "sub"

@@ -41,6 +41,7 @@ class Terms:
 
     Attributes:
       scale: the number that they are multiplied with.
+      cap: of the hyperbolic tangent that they are put through after that, or ``None``.
       factors: arrays that they are multiplied with, or divided by, the same for all keys.
       added: what is added, after that.
       leaves: the conditions that all have to hold, after that.
@@ -52,6 +53,7 @@ class Terms:
         self._view = view
         self._keys = keys
         self.scale = 1.0
+        self.cap: float | None = None
         self.factors: list[Added] = []
         self.added: list[Added] = []
         self.leaves: list[Leaf] = []
@@ -64,6 +66,14 @@ class Terms:
             return True
         wider = term.dtype if self.dtype is None else jnp.promote_types(self.dtype, term.dtype)
         self.dtype = jnp.dtype(wider)
+        if term.kind == "cap":
+            if self.cap is not None or self.added or self.fill is not None or term.number < 0:
+                return False
+            # n tanh(x) is n tanh((n x) / n).
+            self.scale, self.cap = self.scale * term.number, term.number
+            return True
+        if term.kind in ("scale", "factor") and self.cap is not None:
+            return False
         if term.kind == "scale":
             self.scale *= term.number
             self.added = [

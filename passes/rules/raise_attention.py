@@ -136,6 +136,7 @@ def _static(
     value_dtype = jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype)
     softmax_dtype, out_dtype = softmax.x.dtype, root.output.dtype
     return {
+        "logits_soft_cap": terms.cap,
         "mask_value": fill,
         "logits_dtype": None if logits_dtype == widest else jnp.dtype(logits_dtype),
         "softmax_dtype": None if softmax_dtype == logits_dtype else jnp.dtype(softmax_dtype),

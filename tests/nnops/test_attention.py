@@ -155,6 +155,17 @@ def test_values_and_gradients_are_those_of_torch(causal):
         np.testing.assert_allclose(g, w.grad.transpose(1, 2), rtol=2e-5, atol=2e-6)
 
 
+def test_logits_are_capped_before_bias_and_mask():
+    q, k, v = (3 * x for x in operands())
+    bias, mask = draw(1, N, T, S), flags(B, 1, T, S).at[..., 0].set(True)
+    got = nnops.dot_product_attention(q, k, v, bias, mask, scale=1.0, logits_soft_cap=2)
+    logits = np.einsum("btnh,bsnh->bnts", *(np.asarray(x, np.float64) for x in (q, k)))
+    weights = np.where(mask, np.exp(2 * np.tanh(logits / 2) + bias), 0)
+    weights /= weights.sum(-1, keepdims=True)
+    want = np.einsum("bnts,bsnh->btnh", weights, v)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_any_leading_dimensions():
     q, k, v = operands(K)
     want = nnops.dot_product_attention(q, k, v, is_causal=True)

@@ -257,6 +257,19 @@ def test_scale_bias_and_mask(change, operands, params) -> None:
         np.testing.assert_allclose(got[name], value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_soft_caps(turned) -> None:
+    def change(w):
+        w = jnp.tanh(w * (0.5 / 30.0)) * 30.0 if turned else 30.0 * jnp.tanh(w / 2.0 / 30.0)
+        return jnp.where(tril(), w + BIAS, -1e9)
+
+    node, graph = raised(lambda q, k, v: attend(3 * q, k, v, change), Q, K, V)
+    got = settings(node)
+    assert got.pop("scale") == pytest.approx(1.5, rel=1e-6)
+    assert got == {"logits_soft_cap": 30.0, "is_causal": True, "mask_value": -1e9}
+    assert not graph.find("tanh")
+
+
 def test_operands_stay_as_small_as_they_were() -> None:
     keep = array(2, C) > -1
     fn = lambda q, k, v, m: jax.nn.dot_product_attention(q, k, v, mask=m[:, None, None])  # noqa: E731
@@ -377,6 +390,8 @@ def test_with_symbolic_sizes() -> None:
         (lambda q, k, v: attend(q, k, v, lambda w: jnp.where(tril(), jnp.where(MASK, w, -9), -1e9)),
          "no mask"),
         (lambda q, k, v: attend(q, k, v, jnp.tanh), "no product"),
+        (lambda q, k, v: attend(q, k, v, lambda w: 2 * jnp.tanh(w + BIAS)), "no cap"),
+        (lambda q, k, v: attend(q, k, v, lambda w: 3 * (BIAS + 2 * jnp.tanh(w))), "no scale"),
         (lambda q, k, v: attend(q, k, v, lambda w: w * BIAS), "no factor"),
         (lambda q, k, v: attend(q, k, v, after=lambda p: p * 2), "softmax"),
         (lambda q, k, v: attend(q, k, v, after=lambda p: p.swapaxes(-1, -2)), "softmax's axis"),
