@@ -169,6 +169,8 @@ def _sweep(
         rule, match = found
         if budget.is_spent:
             budget.before_last = editor.finish()
+        # Before: where a number takes a value's place, nobody knows its users any more.
+        users = [user for value in match.outputs for user in _readers(editor, value)]
         values, nodes = rule.apply(editor, match)
         count += 1
         record.append(
@@ -185,12 +187,16 @@ def _sweep(
         age = 1 + max(generation.get(old, 0) for old in match.matched)
         if age > oldest or count > limit:
             raise RewriteLoopError(_loop_message(record, node))
-        again = list(nodes)
+        again = [*nodes, *users]
         for value in values:
-            again.extend(_readers(editor, value))
             producer = editor.producer(value)
             if producer is not None:
                 again.append(producer)
+        for value in (*values, *match.operands()):
+            # A value that one node is left to use may be swallowed now.
+            left = editor.users(value)
+            if len(left) == 1:
+                again.extend(left)
         if match.root is not node:
             again.append(node)
         for new in nodes:

@@ -373,3 +373,26 @@ def test_what_is_replaced_is_in_the_record() -> None:
     new = rewrite(graph, SIN_TO_TANH, record=record)
     ((old, fresh),) = record[0].replaced
     assert old is graph.nodes[0].output and fresh is new.nodes[0].output
+
+
+def test_users_of_what_becomes_a_number_are_looked_at_again() -> None:
+    # sin(x) becomes 2.0, which no list of users knows; exp(2.0) is found all the same.
+    number = Rule("number", op("sin", any_value("x")), lambda x: jnp.float32(2.0),
+                  lambda m: None if m["x"].ndim == 0 else "no scalar")  # fmt: skip
+    power = Rule("power", op("exp", scalar(name="c")), lambda c: jnp.float32(3.0))
+    new, rules = rewritten([number, power], lambda x: lax.exp(lax.sin(x)) + x, X[0, 0])
+    assert rules == ["number", "power"] and new.count() == {"add": 1}
+
+
+def test_what_loses_its_other_user_is_looked_at_again() -> None:
+    # exp(neg(x)) is a match once the second user of neg(x) is gone, which ends earlier.
+    pair = Rule("pair", op("exp", op("neg", any_value("x"))), lambda x: jnp.tan(x))
+    drop = Rule("drop", op("atan2", op("neg", any_value("x")), any_value("y")), lambda x, y: y,
+                shared=True)  # fmt: skip
+
+    def fn(x, y):
+        z = lax.neg(x)
+        return lax.exp(z) + lax.atan2(z, y)
+
+    new, rules = rewritten([pair, drop], lambda x, y: fn(x, y), X, X + 1)
+    assert sorted(rules) == ["drop", "pair"] and new.count() == {"tan": 1, "add": 1}

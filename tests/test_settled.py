@@ -1,0 +1,57 @@
+"""Applying a preset twice changes nothing the second time, on whole models and training steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxpress as jp
+import zoo
+from jaxpress.capture import Graph
+from jaxpress.passes import Pipeline
+
+SIZES = {"cnn": 32, "mlp": 16, "transformer": 8}
+PRESETS = [p for p in vars(jp.passes).values() if isinstance(p, Pipeline)]
+# One batch norm more or less changes nothing here: the small ones of each kind will do.
+NAMES = [
+    name
+    for name in zoo.MODELS
+    if name.split("_", 1)[1] in SIZES or name in ("haiku_resnet18", "keras_mobilenet_v2")
+]
+
+
+def assert_settled(graph: Graph) -> None:
+    for preset in PRESETS:
+        once, _ = preset.run(graph)
+        again, report = preset.run(once, check=True)
+        assert not report.rewrites, f"{preset.name} again: {report.rewrites[0]}"
+        assert again.count() == once.count(), preset.name
+        assert [n.op for n in again.nodes] == [n.op for n in once.nodes]
+
+
+def built(name: str) -> Any:
+    if not zoo.available(name):
+        pytest.skip(f"{name}: its library is not installed")
+    return zoo.build(name, size=SIZES.get(name.split("_", 1)[1], 64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models(name: str) -> None:
+    model = built(name)
+    assert_settled(jp.trace(model.fn)(*model.args))
+
+
+@pytest.mark.parametrize("name", ["jax_transformer", "linen_cnn", "keras_mlp", "haiku_transformer"])
+def test_training_steps(name: str) -> None:
+    model = built(name)
+
+    def step(weights: Any, x: Any) -> Any:
+        loss, grads = jax.value_and_grad(lambda w: jnp.sum(jnp.square(model.param_fn(w, x))))(
+            weights
+        )
+        return loss, jax.tree_util.tree_map(lambda w, g: w - 0.1 * g, weights, grads)
+
+    assert_settled(jp.trace(step)(model.weights, *model.args))
