@@ -138,10 +138,10 @@ CASES: dict[str, Case] = {
         of(lambda k: k.AveragePooling2D(3, 1, padding="same"), IMAGE), {"avg_pool": 1}
     ),
     "global avg pool": Case(
-        of(lambda k: k.GlobalAveragePooling2D(), IMAGE), {"avg_pool": 1}, moves=True
+        of(lambda k: k.GlobalAveragePooling2D(), IMAGE), {"global_avg_pool": 1}, moves=True
     ),
     "global max pool": Case(
-        of(lambda k: k.GlobalMaxPooling2D(), IMAGE), {"max_pool": 1}, moves=True
+        of(lambda k: k.GlobalMaxPooling2D(), IMAGE), {"global_max_pool": 1}, moves=True
     ),
     "embedding": Case(ids_to(lambda k: k.Embedding(7, 4)), {"embedding": 1}),
     "softmax": Case(of(lambda k: k.Softmax(), SEQUENCE), {"softmax": 1}),

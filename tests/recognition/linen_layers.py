@@ -107,17 +107,6 @@ def attention(mask: bool):
     return build
 
 
-def dropout():
-    import flax.linen as nn
-    import jax
-
-    module = nn.Dropout(0.25, deterministic=False)
-    return (
-        lambda x, key: module.apply({}, x, rngs={"dropout": key}),
-        (data(*SEQUENCE), jax.random.key(0)),
-    )
-
-
 CASES: dict[str, Case] = {
     "dense": Case(of(lambda nn: nn.Dense(6), (2, 8)), {"dense": 1}),
     "dense, no bias": Case(of(lambda nn: nn.Dense(6, use_bias=False), (2, 8)), {"dense": 1}),
@@ -182,7 +171,6 @@ CASES: dict[str, Case] = {
     ),
     "embedding": Case(ids(lambda nn: nn.Embed(7, 4)), {"embedding": 1}),
     "attend": Case(ids(lambda nn: nn.Embed(7, 4), "attend"), {"dense": 1}),
-    "dropout": Case(dropout, {"dropout": 1}, moves=True),
     "softmax": Case(function(lambda nn: nn.softmax, SEQUENCE), {"softmax": 1}),
     "log softmax": Case(function(lambda nn: nn.log_softmax, SEQUENCE), {"log_softmax": 1}),
     "gelu": Case(function(lambda nn: nn.gelu, SEQUENCE), {"gelu": 1}),
