@@ -2,6 +2,7 @@
 
 from jaxpress.passes import pattern
 from jaxpress.passes.body import body
+from jaxpress.passes.dropout import insert_dropout, remove_dropout
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.insert_attention_mask import insert_attention_mask
 from jaxpress.passes.outputs import outputs
@@ -60,6 +61,7 @@ __all__ = [
     "inference",
     "inline",
     "insert_attention_mask",
+    "insert_dropout",
     "insert_weight_masks",
     "magnitude_mask",
     "maskable_weights",
@@ -70,6 +72,7 @@ __all__ = [
     "pipeline_of",
     "raise_clips",
     "raise_ops",
+    "remove_dropout",
     "repeated",
     "rewrite",
     "scalar",

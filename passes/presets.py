@@ -27,6 +27,7 @@ from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
+from jaxpress.passes.rules.raise_dropout import dropout_rules
 from jaxpress.passes.rules.raise_einsum_dense import EINSUM_DENSE_RULES
 from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
@@ -66,7 +67,8 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
     linear = ATTENTION_RULES + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
-    return sequences + linear + pool_rules(ops) + norms + activation_rules(ops)
+    rest = pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)
+    return sequences + linear + rest
 
 
 def _clip_rules(ops: Collection[str] | None) -> RuleSet:

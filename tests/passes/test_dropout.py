@@ -1,0 +1,152 @@
+"""Dropout put into functions and taken out of them, in bodies and through optimize."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxpress as jp
+from helpers import array
+from jaxpress import nnops, passes
+from jaxpress.capture import PassError, trace
+from jaxpress.passes import insert_dropout, remove_dropout
+
+X, W, B = array(3, 4), array(4, 4, seed=1), array(4, seed=2)
+KEY = jax.random.key(5)
+
+
+def dropped(y, i, key=KEY, rate=0.5, **options):
+    """What the pass puts at place ``i``."""
+    return nnops.dropout(y, jax.random.fold_in(key, i), rate=rate, **options)
+
+
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def inserted(fn, where, *args, **options):
+    return insert_dropout(where, 0.5, **options)(trace(fn)(*args)).validate()
+
+
+def test_after_layers_with_their_bias_each_with_a_key_of_its_own() -> None:
+    def model(x):
+        return jnp.tanh(x @ W + B) @ W
+
+    def want(x):
+        return dropped(jnp.tanh(dropped(x @ W + B, 0)) @ W, 1)
+
+    graph = inserted(model, "dense", X)
+    assert graph.count()["dropout"] == 2
+    close(graph(X, dropout_key=KEY), want(X))
+    got = jax.grad(lambda x: graph(x, dropout_key=KEY).sum())(X)
+    close(got, jax.grad(lambda x: want(x).sum())(X))
+    fast = jp.optimize(model, [insert_dropout("dense", 0.5), "default"])
+    close(fast(X, dropout_key=KEY), want(X))
+    assert not np.array_equal(fast(X, dropout_key=KEY), fast(X, dropout_key=jax.random.key(6)))
+
+
+def test_after_ops_scopes_and_predicates() -> None:
+    def model(x):
+        with jax.named_scope("one"):
+            x = x @ W
+        with jax.named_scope("two"):
+            return nnops.gelu(x) @ W
+
+    for where, want in (
+        ("gelu", lambda x: dropped(nnops.gelu(x @ W), 0) @ W),
+        ("two", lambda x: dropped(nnops.gelu(x @ W) @ W, 0)),
+        (lambda node: node.scope == "one", lambda x: nnops.gelu(dropped(x @ W, 0)) @ W),
+        (["gelu", "one"], lambda x: dropped(nnops.gelu(dropped(x @ W, 0)), 1) @ W),
+    ):
+        close(inserted(model, where, X)(X, dropout_key=KEY), want(X))
+    graph = inserted(model, "gelu", X, broadcast_dims=0, argument="key")
+    close(graph(X, key=KEY), dropped(nnops.gelu(X @ W), 0, broadcast_dims=0) @ W)
+
+
+def test_each_turn_of_a_scan_draws_anew() -> None:
+    def layer(x, w):
+        return jnp.sin(x @ w), None
+
+    stacked = jnp.stack([W, W.T, W + 1])
+
+    def want(x):
+        for w, key in zip(stacked, jax.random.split(jax.random.fold_in(KEY, 0), 3), strict=True):
+            x = jnp.sin(dropped(x @ w, 0, key))
+        return x
+
+    graph = inserted(lambda ws, x: jax.lax.scan(layer, x, ws)[0], "dense", stacked, X)
+    close(graph(stacked, X, dropout_key=KEY), want(X))
+
+
+def test_in_branches_and_remat() -> None:
+    def branches(p, x):
+        return jax.lax.cond(p > 0, lambda x: jnp.sin(x @ W), lambda x: x, x)
+
+    graph = inserted(branches, "dense", jnp.float32(1), X)
+    inner = jax.random.fold_in(KEY, 0)
+    close(graph(1.0, X, dropout_key=KEY), jnp.sin(dropped(X @ W, 0, inner)))
+    close(graph(-1.0, X, dropout_key=KEY), X)
+
+    graph = inserted(jax.checkpoint(lambda x: jnp.sin(x @ W)), "dense", X)
+    got = jax.grad(lambda x: graph(x, dropout_key=KEY).sum())(X)
+    close(got, jax.grad(lambda x: jnp.sin(dropped(x @ W, 0, inner)).sum())(X))
+
+
+def test_what_cannot_be_dropped() -> None:
+    def loop(x):
+        return jax.lax.while_loop(lambda c: c[0, 0] < 0, lambda c: c @ W, x)
+
+    with pytest.raises(PassError, match="a while takes no key"):
+        inserted(loop, "dense", X)
+    with pytest.raises(PassError, match="nothing is chosen by 'gelu'"):
+        inserted(lambda x: x @ W, "gelu", X)
+    with pytest.raises(PassError, match="where is None"):
+        insert_dropout(None, 0.5)
+    with pytest.raises(PassError, match=r"rate is 1\.5"):
+        insert_dropout("dense", 1.5)
+    with pytest.raises(PassError, match="has an argument 'dropout_key' already"):
+        inserted(lambda x, dropout_key: x @ W + dropout_key, "dense", X, 1.0)
+
+
+def test_what_is_put_in_can_be_taken_out() -> None:
+    def model(x):
+        return jnp.tanh(x @ W + B)
+
+    graph = inserted(model, "dense", X)
+    again = passes.cleanup(remove_dropout()(graph))
+    assert "dropout" not in again.count() and not again.find("random_fold_in")
+    close(again(X, dropout_key=KEY), model(X))
+
+
+def test_dropout_that_is_written_out_is_taken_out() -> None:
+    layer = nn.Dropout(0.5, deterministic=False)
+
+    def model(x, key):
+        return jnp.sin(layer.apply({}, x, rngs={"dropout": key}))
+
+    for fn, args in (
+        (model, (X, KEY)),
+        (jax.vmap(model), (X, jax.random.split(KEY, 3))),
+        (lambda x, k: jax.lax.scan(lambda c, k: (model(c, k), None), x, k)[0], (X, KEY[None])),
+    ):
+        fast = jp.optimize(fn, [remove_dropout(), "default"])
+        assert not fast.graph(*args).find(lambda n: n.op.startswith("random_bits"))
+        close(fast(*args), jnp.sin(X))
+    one = jax.vmap(lambda x, k: nnops.dropout(x, k, rate=0.5), in_axes=(None, 0))
+    keys = jax.random.split(KEY, 2)
+    close(remove_dropout()(trace(one)(X, keys))(X, keys), jnp.stack([X, X]))
+
+
+def test_some_dropout_stays() -> None:
+    def model(x, key):
+        with jax.named_scope("keep"):
+            x = nnops.dropout(x, key, rate=0.5)
+        return nnops.dropout(x, key, rate=0.25)
+
+    graph = remove_dropout(lambda node: node.scope != "keep")(trace(model)(X, KEY))
+    assert [n.params["rate"] for n in graph.find("dropout")] == [0.5]
+    plain = trace(lambda x: x @ W)(X)
+    assert "dropout" not in remove_dropout()(plain).count()
