@@ -194,9 +194,12 @@ def constant(view: View, value: Value, depth: int = 8) -> Any:
         fn = {1: _UNARY, 2: _BINARY}.get(len(inputs), {}).get(node.op)
     if fn is None or (not np.issubdtype(_kind(dtype), np.number) and dtype != np.bool_):
         return None
-    numbers = [constant(view, v, depth - 1) for v in inputs]
-    if any(n is None for n in numbers):
-        return None
+    numbers = []
+    for v in inputs:
+        number = constant(view, v, depth - 1)
+        if number is None:
+            return None
+        numbers.append(number)
     try:
         with np.errstate(all="ignore"):
             wide = [float(n) if _is_float(n) else int(n) for n in numbers]
