@@ -96,21 +96,18 @@ def _logits(query: Any, key: Any, dtype: Any, precision: Any) -> Any:
         # The default would use inconsistent types in the gradient (jax.nn does the same, and asks
         # for an algorithm of float16 as well, which a CPU does not have).
         precision = lax.DotAlgorithmPreset.BF16_BF16_F32
-    query, heads = _by_group(query, key.shape[-2])
     n = key.ndim
     lead = tuple(range(n - 3))
-    dims = (((query.ndim - 1,), (n - 1,)), ((*lead, n - 3), (*lead, n - 2)))
+    heads, groups = query.shape[-2], key.shape[-2]
+    of_query, of_key = (*lead, n - 2), (*lead, n - 2)
+    if heads != groups:
+        # (..., K, G, T, H): G neighbouring heads share one key head.
+        query = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
+        query = jnp.moveaxis(query, -4, -2)
+        of_query = (*lead, n - 3)
+    dims = (((query.ndim - 1,), (n - 1,)), (of_query, of_key))
     out = lax.dot_general(query, key, dims, precision=precision, preferred_element_type=dtype)
-    return out.reshape(*out.shape[: n - 3], heads, *out.shape[-2:]) if query.ndim > n else out
-
-
-def _by_group(query: Any, groups: Any) -> tuple[Any, Any]:
-    """Queries as (..., K, T, H), or (..., K, G, T, H) where G heads share one key; and N."""
-    heads = query.shape[-2]
-    if heads == groups:
-        return jnp.swapaxes(query, -3, -2), heads
-    query = query.reshape(*query.shape[:-2], groups, heads // groups, query.shape[-1])
-    return jnp.moveaxis(query, -4, -2), heads
+    return out if heads == groups else out.reshape(*out.shape[: n - 3], heads, *out.shape[-2:])
 
 
 def _weighted(weights: Any, value: Any, precision: Any, preferred: Any) -> Any:
