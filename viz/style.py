@@ -44,17 +44,22 @@ FAMILIES: dict[str, Family] = {
 
 _OPS = {
     "matmul": "conv conv_general_dilated dense dot_general dot einsum ragged_dot "
-    "ragged_dot_general matmul scaled_matmul embedding",
-    "attention": "dot_product_attention attention multi_head_attention lstm gru rnn",
-    "norm": "batch_norm batch_norm_train layer_norm rms_norm group_norm instance_norm lrn",
-    "activation": "relu relu6 relu_squared elu celu selu gelu silu swish mish leaky_relu prelu "
+    "ragged_dot_general matmul scaled_matmul einsum_dense embedding attend",
+    "attention": "dot_product_attention attention multi_head_attention rotary_embedding "
+    "sinusoidal_encoding lstm lstm_cell gru gru_cell rnn rnn_cell",
+    "norm": "batch_norm batch_norm_train layer_norm rms_norm group_norm instance_norm lrn "
+    "l2_normalize weight_standardize standardize",
+    "activation": "relu relu6 relu_squared elu celu selu gelu quick_gelu silu swish mish "
+    "leaky_relu prelu "
     "hard_sigmoid hard_silu hard_swish hard_tanh sigmoid log_sigmoid softplus softmax "
-    "log_softmax soft_sign squareplus sparse_plus sparse_sigmoid tanh logistic glu identity "
-    "logsumexp standardize",
-    "pool": "max_pool avg_pool min_pool reduce_window reduce_window_max reduce_window_min "
+    "log_softmax soft_sign squareplus sparse_plus sparse_sigmoid tanh logistic glu swiglu "
+    "geglu identity logsumexp logmeanexp log1mexp",
+    "pool": "max_pool avg_pool min_pool global_max_pool global_avg_pool adaptive_avg_pool "
+    "reduce_window reduce_window_max reduce_window_min "
     "reduce_window_sum select_and_scatter_add select_and_gather_add",
     "loss": "softmax_cross_entropy sigmoid_cross_entropy sigmoid_binary_cross_entropy "
-    "squared_error mean_squared_error absolute_error huber_loss ctc_loss hinge_loss kl_divergence",
+    "squared_error mean_squared_error absolute_error huber huber_loss ctc_loss hinge_loss "
+    "kl_divergence cosine_distance cosine_similarity",
     "reduce": "reduce reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or "
     "reduce_xor argmax argmin sort top_k cumsum cumprod cummax cummin cumlogsumexp "
     "reduce_precision approx_top_k clamp_norm",
@@ -68,7 +73,8 @@ _OPS = {
     "copy_p slice dynamic_slice dynamic_update_slice concatenate pad rev gather iota "
     "stop_gradient bitcast_convert_type device_put sharding_constraint split tile "
     "broadcast optimization_barrier pvary unstack stack mesh_cast reduced_vary_cast "
-    "sequence_mask full get swap addupdate layout_constraint empty",
+    "sequence_mask reverse_sequence shift one_hot kv_cache_update full get swap addupdate "
+    "layout_constraint empty",
     "elementwise": "add add_any sub mul div rem neg sign abs max min pow integer_pow sqrt rsqrt "
     "cbrt square exp exp2 expm1 log log1p log2 sin cos tan asin acos atan atan2 sinh cosh asinh "
     "acosh atanh erf erfc erf_inv lgamma digamma floor ceil round is_finite select_n "
