@@ -308,24 +308,30 @@ def test_dropout_has_gradients_and_batches():
     assert eqn.params["mapped"]
 
 
-@pytest.mark.parametrize("heads", [K])
+@pytest.mark.parametrize("heads", [2, 8])
 def test_costs_what_jax_s_function_costs(heads):
-    args = operands(heads)
+    # Of a real size: at a few elements, what XLA fuses with what differs between its versions.
+    query = jax.ShapeDtypeStruct((2, 64, 8, 32), jnp.float32)
+    key = jax.ShapeDtypeStruct((2, 64, heads, 32), jnp.float32)
 
     def cost(f):
         value = lambda *a: jnp.sum(f(*a, is_causal=True))  # noqa: E731
-        compiled = [jax.jit(g).lower(*args).compile() for g in (value, jax.grad(value, (0, 1, 2)))]
-        return [(c.cost_analysis()["flops"], c.cost_analysis()["bytes accessed"]) for c in compiled]
+        for g in (value, jax.grad(value, (0, 1, 2))):
+            found = jax.jit(g).lower(query, key, key).compile().cost_analysis()
+            yield found["flops"], found["bytes accessed"]
 
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        got, want = cost(nnops.dot_product_attention), cost(jax.nn.dot_product_attention)
+        ours, theirs = (
+            list(cost(nnops.dot_product_attention)),
+            list(cost(jax.nn.dot_product_attention)),
+        )
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
-    assert all(
-        g <= w for gs, ws in zip(got, want, strict=True) for g, w in zip(gs, ws, strict=True)
-    )
+    for (flops, moved), (want_flops, want_moved) in zip(ours, theirs, strict=True):
+        assert flops <= want_flops
+        assert moved <= 1.02 * want_moved
 
 
 def test_exports_with_symbolic_sizes():
