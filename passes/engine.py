@@ -33,7 +33,7 @@ REWRITABLE = (
     | compat.REMAT_NAMES
     | compat.CUSTOM_JVP_NAMES
     | compat.CUSTOM_VJP_NAMES
-    | {"scan", "while", "cond"}
+    | {"scan", "while", "cond", "shard_map"}
 )
 
 
@@ -123,7 +123,9 @@ def _map_bodies(graph: Graph, fn: Callable[[Graph, Node], Graph], memo: dict[int
         for body in node.subgraphs:
             if id(body) not in memo:
                 # The body is kept beside, so that its identity is not given to another.
-                memo[id(body)] = body, fn(body, node)
+                # Replacements are traced where the body is: under a shard_map's axes.
+                with compat.body_context(node.op, node.params):
+                    memo[id(body)] = body, fn(body, node)
             new.append(memo[id(body)][1])
         if any(a is not b for a, b in zip(new, node.subgraphs, strict=True)):
             exchanged[node] = node.with_subgraphs(new)
