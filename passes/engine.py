@@ -152,6 +152,10 @@ def _sweep(
     if not any(rules.at(node.op) for node in graph.nodes):
         return graph
     editor = Editor(graph)
+    # What nobody needs is no second user of anything, and need not be rewritten.
+    for node in reversed(graph.nodes):
+        if node in editor:
+            editor.prune(node)
     # From the results backwards: a large pattern ends later than the small ones inside it.
     queue: deque[Node] = deque(reversed(graph.nodes))
     waiting = set(graph.nodes)
