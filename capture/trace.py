@@ -115,7 +115,9 @@ def function_name(fn: Any) -> str:
     """A readable name for any callable: a bound model's is its class's."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return getattr(fn, "__name__", None) or type(fn).__name__
+    name = str(getattr(fn, "__name__", None) or type(fn).__name__)
+    # Names go into messages, tables and files: one that could steer a terminal is spelled out.
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _names(given: Sequence[str | None] | None, stem: str, n: int) -> tuple[str, ...]:

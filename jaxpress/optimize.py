@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -190,6 +190,11 @@ class Optimized:
             fn, _as_tuple(static_argnums, int), _as_tuple(static_argnames, str)
         )
         self._weight_argnums = _as_tuple(weight_argnums, int)
+        if not all(isinstance(i, int) for i in self._weight_argnums):
+            raise ArgumentError(
+                f"weight_argnums is {weight_argnums!r}; give positions of arguments, such as 0 or "
+                "(0, 1)"
+            )
         self._weight_names = _names_at(fn, self._weight_argnums)
         self._verify = verify
         self._programs: dict[Any, _Program] = {}
@@ -253,7 +258,12 @@ class Optimized:
                 return flat, program
             self._programs[call, types] = program
             if self._verify and not self.pipeline.new_arguments:
-                self._check(args, kwargs, program.report.before)
+                try:
+                    self._check(args, kwargs, program.report.before)
+                except BaseException:  # or the next call would give the wrong answer
+                    self._programs.pop((call, types), None)
+                    self._recent = None
+                    raise
         self._recent = _Recent(call, flat, types, program)
         return flat, program
 
@@ -384,7 +394,7 @@ def _on_host(x: Any) -> bool:
 
 
 def _as_tuple(given: Any, kind: type) -> tuple[Any, ...]:
-    return (given,) if isinstance(given, kind) else tuple(given)
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, kind) else (given,)
 
 
 def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]:

@@ -75,6 +75,8 @@ def assert_rewrites(
     graph = trace(fn)(*args)
     record: list[Rewrite] = []
     new = rewrite(graph, rule, record=record).validate()
+    if _effects(new) != _effects(graph):
+        raise VerificationError(f"{rule!r} changes the effects of\n{graph}\nto those of\n{new}")
     if not record or (times is not None and len(record) != times):
         raise VerificationError(
             f"{rule!r} applied {len(record)} times, not {times or 'once or more'}, to\n{graph}"
@@ -88,6 +90,7 @@ def assert_rewrites(
     if {r.numerics for r in record} == {"exact"}:
         for given in (args, _with_special_values(args, _SPECIAL)):
             _assert_same_bits(before, after, given)
+        _assert_same_zeros(graph, new, args)
     else:
         _assert_same_kinds(before, after, args)
     verify(fn, after, gradients=gradients)(*args)
@@ -126,6 +129,27 @@ def _assert_same_bits(before: Any, after: Any, args: Sequence[Any]) -> None:
             raise VerificationError(
                 f"a rule that is called exact changed a value:\n{x}\n{y}\nof\n{args}"
             )
+
+
+def _assert_same_zeros(before: Graph, after: Graph, args: Sequence[Any]) -> None:
+    """What is called exact keeps minus zero.
+
+    One operation at a time: XLA, given all of them, drops ``x + 0`` itself.
+    """
+    given = _with_special_values(args, (-0.0, 0.0))
+    a, b = (jax.tree_util.tree_leaves(graph(*given)) for graph in (before, after))
+    for x, y in zip(a, b, strict=True):
+        if jnp.issubdtype(x.dtype, jnp.floating) and bool(
+            jnp.any((x == 0) & (y == 0) & (jnp.signbit(x) != jnp.signbit(y)))
+        ):
+            raise VerificationError(
+                f"a rule that is called exact changes the sign of zero:\n{x}\n{y}\nof\n{given}"
+            )
+
+
+def _effects(graph: Graph) -> list[str]:
+    """The operations with effects of their own, in their order."""
+    return [node.op for node in graph.walk() if node.effects and not node.subgraphs]
 
 
 def _assert_same_kinds(before: Any, after: Any, args: Sequence[Any]) -> None:

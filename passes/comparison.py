@@ -55,7 +55,9 @@ def tolerance_of(dtype: Any) -> float:
 
 
 def as_numpy(x: Any) -> np.ndarray:
-    """An output as a NumPy array; random keys as their bits."""
+    """An output as a NumPy array, of the type it has for JAX; random keys as their bits."""
+    if not isinstance(x, jax.Array):  # a number of Python's, or an array of NumPy's
+        x = jnp.asarray(x)
     if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     return np.asarray(x)

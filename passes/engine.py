@@ -33,7 +33,7 @@ REWRITABLE = (
     | compat.REMAT_NAMES
     | compat.CUSTOM_JVP_NAMES
     | compat.CUSTOM_VJP_NAMES
-    | {"scan", "while", "cond"}
+    | {"scan", "while", "cond", "shard_map"}
 )
 
 
@@ -123,7 +123,9 @@ def _map_bodies(graph: Graph, fn: Callable[[Graph, Node], Graph], memo: dict[int
         for body in node.subgraphs:
             if id(body) not in memo:
                 # The body is kept beside, so that its identity is not given to another.
-                memo[id(body)] = body, fn(body, node)
+                # Replacements are traced where the body is: under a shard_map's axes.
+                with compat.body_context(node.op, node.params):
+                    memo[id(body)] = body, fn(body, node)
             new.append(memo[id(body)][1])
         if any(a is not b for a, b in zip(new, node.subgraphs, strict=True)):
             exchanged[node] = node.with_subgraphs(new)
@@ -150,6 +152,10 @@ def _sweep(
     if not any(rules.at(node.op) for node in graph.nodes):
         return graph
     editor = Editor(graph)
+    # What nobody needs is no second user of anything, and need not be rewritten.
+    for node in reversed(graph.nodes):
+        if node in editor:
+            editor.prune(node)
     # From the results backwards: a large pattern ends later than the small ones inside it.
     queue: deque[Node] = deque(reversed(graph.nodes))
     waiting = set(graph.nodes)

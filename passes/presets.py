@@ -16,7 +16,7 @@ from jaxpress.passes.hoist import hoist as _hoist
 from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.rule import RuleSet
 from jaxpress.passes.rules.algebra import ALGEBRA_RULES
-from jaxpress.passes.rules.cleanup import CLEANUP_RULES
+from jaxpress.passes.rules.cleanup import CLEANUP_RULES, DROP_RESHAPE, RESHAPE_CHAIN
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
@@ -96,7 +96,7 @@ raise_clips = Pass(
 )
 algebra = Pass(
     "algebra",
-    ALGEBRA_RULES,
+    ALGEBRA_RULES + DROP_RESHAPE + RESHAPE_CHAIN,  # of the reshapes that sums become
     "Roots, powers and sums over one element become cheaper operations.",
     after="raise_ops",
 )

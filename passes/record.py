@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,24 +103,22 @@ class Step:
     @property
     def flops_before(self) -> float:
         """Floating-point operations of one run before; counted when asked for."""
-        return self.graph_before.cost().flops
+        return _totals(self.graph_before)[0]
 
     @property
     def flops_after(self) -> float:
         """Floating-point operations of one run after, the prologue not included."""
-        return self.graph.cost().flops
+        return _totals(self.graph)[0]
 
     @property
     def bytes_before(self) -> float:
         """Bytes that one run read and wrote before; counted when asked for."""
-        cost = self.graph_before.cost()
-        return cost.bytes_read + cost.bytes_written
+        return _totals(self.graph_before)[1]
 
     @property
     def bytes_after(self) -> float:
         """Bytes that one run reads and writes after, the prologue not included."""
-        cost = self.graph.cost()
-        return cost.bytes_read + cost.bytes_written
+        return _totals(self.graph)[1]
 
     def matches(self) -> dict[str, int]:
         """How often each rule applied."""
@@ -127,6 +126,18 @@ class Step:
         for rewrite in self.rewrites:
             counts[rewrite.rule] = counts.get(rewrite.rule, 0) + 1
         return counts
+
+
+# One step's graph is the next one's, and most passes leave it as it is.
+_counted: weakref.WeakKeyDictionary[Graph, tuple[int, int]] = weakref.WeakKeyDictionary()
+
+
+def _totals(graph: Graph) -> tuple[int, int]:
+    """Floating-point operations of one run, and the bytes that it reads and writes."""
+    if graph not in _counted:
+        cost = graph.cost()
+        _counted[graph] = cost.flops, cost.bytes_read + cost.bytes_written
+    return _counted[graph]
 
 
 @dataclass

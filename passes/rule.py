@@ -312,8 +312,8 @@ class RuleSet:
                 raise PassError(f"no rule is called {name!r}; there are {sorted(known)}")
         return RuleSet(rule for rule in self.rules if rule.name not in names)
 
-    def __add__(self, other: Rule | RuleSet) -> RuleSet:
-        more = (other,) if isinstance(other, Rule) else other.rules
+    def __add__(self, other: Rule | Iterable[Rule]) -> RuleSet:
+        more = (other,) if isinstance(other, Rule) else tuple(other)
         return RuleSet((*self.rules, *more))
 
     def __iter__(self) -> Iterator[Rule]:

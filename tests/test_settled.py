@@ -44,6 +44,20 @@ def test_models(name: str) -> None:
     assert_settled(jp.trace(model.fn)(*model.args))
 
 
+def _unused_user(x: Any) -> Any:
+    y = x @ jnp.ones((3, 3))
+    jnp.sin(y)  # nobody needs it, so it is no second user
+    return jax.nn.silu(y)
+
+
+@pytest.mark.parametrize(
+    "fn", [_unused_user, lambda x: jnp.sin(jnp.sum(x[None], 0))], ids=["unused", "sum of one"]
+)
+@pytest.mark.parametrize("rows", [0, 2])
+def test_small_functions(fn: Any, rows: int) -> None:
+    assert_settled(jp.trace(fn)(jnp.ones((rows, 3))))
+
+
 @pytest.mark.parametrize("name", ["jax_transformer", "linen_cnn", "keras_mlp", "haiku_transformer"])
 def test_training_steps(name: str) -> None:
     model = built(name)

@@ -56,6 +56,9 @@ class _MeanPattern:
             state.fail("it sums no axes, or ones of unknown size", total)
             return None
         count = math.prod(sizes)
+        if not count:
+            state.fail("it sums nothing", total)
+            return None
         wanted = np.asarray(count if node.op == "div" else 1 / count, node.output.dtype)
         if np.asarray(number, node.output.dtype) != wanted:
             state.fail(f"it is no mean: it has {number}, and sums {count}", node)

@@ -108,6 +108,12 @@ def test_shard_map() -> None:
     spec = jax.sharding.PartitionSpec("i")
     wrap = lambda f: jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec)  # noqa: E731
     close(wrap(jp.optimize(net))(X), net(X))
+    for check_vma, left in ((False, {"shard_map": 1, "dense": 2}), (True, {"shard_map": 1})):
+        mapped = jax.shard_map(net, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma)
+        outside = jp.optimize(mapped)  # the rules go into its body
+        assert left.items() <= outside.graph(X).count().items()
+        close(outside(X), net(X))
+        close(jax.grad(lambda x: outside(x).sum())(X), jax.grad(lambda x: net(x).sum())(X))  # noqa: B023
 
 
 @pytest.mark.parametrize("how", ["grad", "jit", "vmap"])
@@ -355,6 +361,8 @@ def test_unknown_names_are_refused_at_once(options: dict[str, Any], message: str
 
 
 def test_what_is_no_function() -> None:
+    with pytest.raises(jp.ArgumentError, match="positions of arguments"):
+        jp.optimize(net, weight_argnums="x")  # type: ignore[arg-type]
     with pytest.raises(jp.ArgumentError, match="takes a function"):
         jp.optimize(3)  # type: ignore[arg-type]
 
@@ -373,8 +381,10 @@ def test_verify_finds_a_broken_pass() -> None:
             editor.insert_after(graph.outputs[0], lambda y: y * 1.001)
         return editor.graph
 
-    with pytest.raises(jp.VerificationError, match="above"):
-        jp.optimize(net, passes=[break_it], verify=True)(X)
+    broken = jp.optimize(net, passes=[break_it], verify=True)
+    for _ in range(2):  # a second call is no better than the first
+        with pytest.raises(jp.VerificationError, match="above"):
+            broken(X)
     close(jp.optimize(net, verify=True)(X), net(X))
 
 

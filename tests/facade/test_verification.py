@@ -119,3 +119,8 @@ def test_tolerances_follow_the_dtype():
     assert tolerance_of("complex64") == tolerance_of("float32")
     assert tolerance_of("float64") < tolerance_of("float32") < tolerance_of("float16")
     assert tolerance_of(jnp.float8_e4m3fn) == 2 * float(jnp.finfo(jnp.float8_e4m3fn).eps)
+
+
+def test_numbers_of_python_and_arrays_of_numpy_are_what_jax_makes_of_them() -> None:
+    for x in (2, 2.0, True, np.ones(3)):
+        assert jp.verify(lambda x: x, lambda x: x)(x).passed

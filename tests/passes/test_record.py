@@ -9,8 +9,8 @@ import pytest
 
 from helpers import array, conv
 from jaxpress import passes
-from jaxpress.capture import trace
-from jaxpress.passes import Pipeline, Report, Rule, any_value, op
+from jaxpress.capture import Graph, trace
+from jaxpress.passes import Pipeline, Report, Rule, any_value, op, record
 
 W = array(3, 3, 4, 8)
 X = array(1, 8, 8, 4)
@@ -83,6 +83,15 @@ def test_the_report_is_plain_data(report) -> None:
     assert data["nodes_after"] == len(report.after.nodes)
     assert [s["pass"] for s in data["steps"]] == [s.pass_name for s in report.steps]
     assert data["steps"][5]["rules"] == report.steps[5].matches()
+
+
+def test_each_graph_is_counted_once(report, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Graph] = []
+    cost = Graph.cost
+    monkeypatch.setattr(Graph, "cost", lambda graph: counted.append(graph) or cost(graph))
+    record._counted.clear()
+    str(report), report.to_dict()
+    assert len(counted) == len(set(counted)) <= 1 + len(report.steps)
 
 
 def test_an_empty_report() -> None:

@@ -114,6 +114,10 @@ def test_integers_and_sums_in_low_precision_stay() -> None:
     assert "global_avg_pool" not in rewritten(passes.default, narrow, half)[0].count()
 
 
+def test_sums_over_nothing_stay() -> None:
+    assert_refuses(GLOBAL_POOL_RULES, lambda x: x.sum((1, 2)) * 0.5, X[:, :0])
+
+
 def test_a_sum_with_another_user_is_kept() -> None:
     def fn(x):
         total = x.sum((1, 2))
