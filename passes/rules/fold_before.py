@@ -62,6 +62,7 @@ class _Path(NamedTuple):
       user: who takes it: the first step, or the linear op itself.
       steps: the steps, in the order in which they run.
       axes: the axes of ``source`` that the weights see, in the weights' order.
+      sizes: how long these are when the weights see them.
       changed: the axes along which a step pads or takes means.
     """
 
@@ -69,6 +70,7 @@ class _Path(NamedTuple):
     user: Node
     steps: tuple[Node, ...]
     axes: tuple[int, ...]
+    sizes: tuple[Any, ...]
     changed: frozenset[int]
 
 
@@ -82,7 +84,8 @@ def _path(state: State, linear: Node) -> _Path | None:
         state.fail(f"{x!r} is another operand too", linear)
         return None
     steps, source, user = steps_back(view, x, linear, MOVES | AVERAGE | PAD)
-    found = axes_before(view, steps, input_axes(linear, x))
+    axes = input_axes(linear, x)
+    found = axes_before(view, steps, axes, [x.shape[a] for a in axes])
     if found is None:
         state.fail("a reshape mixes channels with other axes", linear)
         return None
@@ -174,7 +177,7 @@ class _AffineBeforeLinear:
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
-        info = {**info, "axes": path.axes, "varies": varies}
+        info = {**info, "axes": path.axes, "sizes": path.sizes, "varies": varies}
         return Match(view, node, operands, nodes, (*path.steps, made), info)
 
     def _batch_norm(self, state: State, made: Node) -> Any:
@@ -213,8 +216,7 @@ class _AffineBeforeLinear:
 def _fold(vector: Any = None, *, match: Match, **operands: Any) -> Any:
     linear, made, info = match.root, match.nodes["affine"], match.info
     dtype = work_dtype(linear)
-    axes = info["axes"]
-    shape = [made.output.shape[a] for a in axes]
+    axes, shape = info["axes"], info["sizes"]
     if made.op == "batch_norm":
         terms = batch_norm_terms(match, operands, None, dtype)
         scale, shift = (along(v, info["varies"], axes, shape, dtype) for v in terms)
