@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxpress.capture import Node, Value
@@ -19,7 +20,10 @@ from jaxpress.passes.rules.fold import (
     batch_norm_terms,
     is_foldable,
     norm_of,
+    norm_scale,
+    scale_of,
 )
+from jaxpress.passes.rules.numbers import keeps_digits, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
@@ -173,12 +177,39 @@ class _AffineBeforeLinear:
         if found is None:
             return None
         values, varies, shifts, info = found
+        reason = self._loses(view, node, made, values)
+        if reason:
+            state.fail(reason, made)
+            return None
         if not _all_users_take(state, path.source, varies, shifts):
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
         info = {**info, "axes": path.axes, "sizes": path.sizes, "varies": varies}
         return Match(view, node, operands, nodes, (*path.steps, made), info)
+
+    def _loses(self, view: View, linear: Node, made: Node, values: dict[str, Value]) -> str | None:
+        """Why folding by these numbers would lose some of the result, if it would."""
+        w, dtype = operands_of(view, linear)["w"], made.output.dtype
+        if made.op == "batch_norm":
+            norm = {k[5:]: v for k, v in values.items() if k != "x"}
+            root, scale = norm_scale(view, made, norm)
+            mean = numbers_of(view, norm["mean"])
+            shift = None if root is None or mean is None else mean.reshape(root.shape) * root
+            return keeps_range(view, w, scale) or keeps_digits(dtype, shift)
+        inner = view.producer(values["x"])
+        number = numbers_of(view, values["vector"])
+        if made.op in _SHIFTS:
+            scaled = inner is not None and inner.op in ("mul", "div")
+            return keeps_digits(dtype, number, scaled)
+        scale = scale_of(view, made, values["vector"])
+        if inner is None or inner.op not in _SHIFTS or scale is None or not _is_full(linear):
+            return keeps_range(view, w, scale)
+        # The shift would follow: both stay, since it could not be told any more what it leaves.
+        shifts = [numbers_of(view, v) for v in view.inputs(inner) if view.is_known(v)]
+        largest = max((np.max(np.abs(v), initial=0.0) for v in shifts if v is not None), default=0)
+        left = np.max(np.abs(scale), initial=0.0)
+        return keeps_range(view, w, scale) or keeps_digits(dtype, np.asarray(largest * left))
 
     def _batch_norm(self, state: State, made: Node) -> Any:
         norm = norm_of(state, made)

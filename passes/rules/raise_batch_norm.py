@@ -144,7 +144,7 @@ def _chain(view: View, root: Node) -> list[_Step]:
 
 
 def _is_mean(view: View, node: Node) -> bool:
-    """Whether a sum becomes a mean here: that belongs to pooling, not to a norm of what it makes."""
+    """Whether a sum becomes a mean here: that belongs to pooling, not to a norm after it."""
     if node.op not in ("div", "mul"):
         return False
     inputs = view.inputs(node)
