@@ -22,8 +22,10 @@ MAX_GENERATIONS = 64
 MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
-# What only moves elements, and how many of these in a row patterns look past.
-MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy", "avg_pool"})
+# What moves elements or treats all alike, and how many of these in a row patterns look past.
+MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"}) | frozenset(
+    {"avg_pool", "global_avg_pool", "pad", "concatenate"}
+)
 MAX_MOVES = 4
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.

@@ -15,6 +15,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
@@ -35,8 +36,17 @@ from jaxpress.passes.rules.weights import (
     spread_of,
     work_dtype,
 )
+from jaxpress.passes.view import View
 
-__all__ = ["FOLD_RULES", "batch_norm_terms", "is_foldable", "norm_of"]
+__all__ = [
+    "FOLD_RULES",
+    "batch_norm_terms",
+    "foldable_maker",
+    "is_foldable",
+    "norm_of",
+    "norm_scale",
+    "scale_of",
+]
 
 
 def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
@@ -50,7 +60,7 @@ def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
     return True
 
 
-def _maker(
+def foldable_maker(
     state: State, value: Value, user: Node, shifts: bool
 ) -> tuple[Node, tuple[Node, ...], tuple[int, ...]] | None:
     """The linear op behind ``value``, the steps between, and where its features come out."""
@@ -79,6 +89,28 @@ def norm_of(state: State, node: Node) -> dict[str, Value] | None:
     return operands_of(state.view, node)
 
 
+def norm_scale(view: View, node: Node, norm: dict[str, Value]) -> Any:
+    """``1 / sqrt(var + epsilon)`` and that times the scale, where the numbers are known."""
+    var = numbers_of(view, norm["var"])
+    if var is None:
+        return None, None
+    with np.errstate(all="ignore"):
+        root = 1 / np.sqrt(np.maximum(var, 0) + node.params["epsilon"])
+        if "scale" not in norm:
+            return root, root
+        gain = numbers_of(view, norm["scale"])
+        return root, None if gain is None else root * gain.reshape(root.shape)
+
+
+def scale_of(view: View, node: Node, other: Value) -> Any:
+    """What ``mul`` or ``div`` by ``other`` multiplies with, where the numbers are known."""
+    numbers = numbers_of(view, other)
+    if numbers is None or node.op != "div":
+        return numbers
+    with np.errstate(all="ignore"):
+        return 1 / numbers
+
+
 class _BatchNormAfterLinear:
     """``batch_norm(linear)`` along the features, everything but ``x`` known.
 
@@ -98,7 +130,7 @@ class _BatchNormAfterLinear:
                 return None
             node = inner
         norm = norm_of(state, node)
-        found = None if norm is None else _maker(state, norm["x"], node, shifts=True)
+        found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=True)
         if norm is None or found is None:
             return None
         maker, steps, axes = found
@@ -110,6 +142,10 @@ class _BatchNormAfterLinear:
             return None
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
         if not is_foldable(state, maker, statistics):
+            return None
+        reason = keeps_range(view, operands_of(view, maker)["w"], norm_scale(view, node, norm)[1])
+        if reason:
+            state.fail(reason, node)
             return None
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
@@ -167,7 +203,7 @@ class _AffineAfterLinear:
             if not view.is_known(other) or (node.op == "div" and i == 1):
                 state.fail(f"{other!r} is not known before the data", node)
                 continue
-            found = _maker(state, value, node, shifts=node.op in ("add", "sub"))
+            found = foldable_maker(state, value, node, shifts=node.op in ("add", "sub"))
             if found is None:
                 continue
             maker, steps, axes = found
@@ -179,6 +215,11 @@ class _AffineAfterLinear:
                 state.fail("it broadcasts the result", node)
                 continue
             if not is_foldable(state, maker, {"other": other}):
+                continue
+            scale = scale_of(view, node, other) if node.op in ("mul", "div") else None
+            reason = keeps_range(view, operands_of(view, maker)["w"], scale)
+            if reason:
+                state.fail(reason, node)
                 continue
             values = {**operands_of(view, maker), "vector": base}
             nodes = {"linear": maker, **step_nodes(steps)}
@@ -232,4 +273,38 @@ FOLD_SHIFT = Rule(
     "fold_shift", _AffineAfterLinear("add", "sub"), _fold_shift, numerics="reassociates"
 )
 
-FOLD_RULES = RuleSet((FOLD_BATCH_NORM, FOLD_SCALE, FOLD_SHIFT))
+
+class _NegatedLinear:
+    """``-linear``, or ``r - linear`` with data r."""
+
+    names = frozenset({"neg", "sub"})
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        *before, value = view.inputs(node)
+        found = foldable_maker(state, value, node, shifts=False)
+        if found is None:
+            return None
+        maker, steps, _ = found
+        if node.output.shape != value.shape or not is_foldable(state, maker, {}):
+            state.fail("it broadcasts the result", node)
+            return None
+        if before and (view.is_known(before[0]) or before[0].shape != value.shape):
+            state.fail("what it is taken from is known, or broadcast", node)
+            return None
+        values = operands_of(view, maker) | ({"before": before[0]} if before else {})
+        return Match(view, node, values, {"linear": maker, **step_nodes(steps)}, (*steps, maker))
+
+
+def _fold_negation(before: Any = None, *, match: Match, **operands: Any) -> Any:
+    for name in {"w", "b"} & set(operands):
+        operands[name] = lax.neg(operands[name])
+    y = replay(match.nodes, rebind(match.nodes["linear"], operands))
+    return y if before is None else lax.add(before, y)
+
+
+# -conv(x, w, b) -> conv(x, -w, -b);  r - conv(x, w, b) -> r + conv(x, -w, -b)
+FOLD_NEGATION = Rule("fold_negation", _NegatedLinear(), _fold_negation, numerics="reassociates")
+
+FOLD_RULES = RuleSet((FOLD_BATCH_NORM, FOLD_SCALE, FOLD_SHIFT, FOLD_NEGATION))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxpress.capture import Node, Value
@@ -19,7 +20,10 @@ from jaxpress.passes.rules.fold import (
     batch_norm_terms,
     is_foldable,
     norm_of,
+    norm_scale,
+    scale_of,
 )
+from jaxpress.passes.rules.numbers import keeps_digits, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
@@ -62,6 +66,7 @@ class _Path(NamedTuple):
       user: who takes it: the first step, or the linear op itself.
       steps: the steps, in the order in which they run.
       axes: the axes of ``source`` that the weights see, in the weights' order.
+      sizes: how long these are when the weights see them.
       changed: the axes along which a step pads or takes means.
     """
 
@@ -69,6 +74,7 @@ class _Path(NamedTuple):
     user: Node
     steps: tuple[Node, ...]
     axes: tuple[int, ...]
+    sizes: tuple[Any, ...]
     changed: frozenset[int]
 
 
@@ -82,7 +88,8 @@ def _path(state: State, linear: Node) -> _Path | None:
         state.fail(f"{x!r} is another operand too", linear)
         return None
     steps, source, user = steps_back(view, x, linear, MOVES | AVERAGE | PAD)
-    found = axes_before(view, steps, input_axes(linear, x))
+    axes = input_axes(linear, x)
+    found = axes_before(view, steps, axes, [x.shape[a] for a in axes])
     if found is None:
         state.fail("a reshape mixes channels with other axes", linear)
         return None
@@ -170,12 +177,39 @@ class _AffineBeforeLinear:
         if found is None:
             return None
         values, varies, shifts, info = found
+        reason = self._loses(view, node, made, values)
+        if reason:
+            state.fail(reason, made)
+            return None
         if not _all_users_take(state, path.source, varies, shifts):
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
-        info = {**info, "axes": path.axes, "varies": varies}
+        info = {**info, "axes": path.axes, "sizes": path.sizes, "varies": varies}
         return Match(view, node, operands, nodes, (*path.steps, made), info)
+
+    def _loses(self, view: View, linear: Node, made: Node, values: dict[str, Value]) -> str | None:
+        """Why folding by these numbers would lose some of the result, if it would."""
+        w, dtype = operands_of(view, linear)["w"], made.output.dtype
+        if made.op == "batch_norm":
+            norm = {k[5:]: v for k, v in values.items() if k != "x"}
+            root, scale = norm_scale(view, made, norm)
+            mean = numbers_of(view, norm["mean"])
+            shift = None if root is None or mean is None else mean.reshape(root.shape) * root
+            return keeps_range(view, w, scale) or keeps_digits(dtype, shift)
+        inner = view.producer(values["x"])
+        number = numbers_of(view, values["vector"])
+        if made.op in _SHIFTS:
+            scaled = inner is not None and inner.op in ("mul", "div")
+            return keeps_digits(dtype, number, scaled)
+        scale = scale_of(view, made, values["vector"])
+        if inner is None or inner.op not in _SHIFTS or scale is None or not _is_full(linear):
+            return keeps_range(view, w, scale)
+        # The shift would follow: both stay, since it could not be told any more what it leaves.
+        shifts = [numbers_of(view, v) for v in view.inputs(inner) if view.is_known(v)]
+        largest = max((np.max(np.abs(v), initial=0.0) for v in shifts if v is not None), default=0)
+        left = np.max(np.abs(scale), initial=0.0)
+        return keeps_range(view, w, scale) or keeps_digits(dtype, np.asarray(largest * left))
 
     def _batch_norm(self, state: State, made: Node) -> Any:
         norm = norm_of(state, made)
@@ -213,8 +247,7 @@ class _AffineBeforeLinear:
 def _fold(vector: Any = None, *, match: Match, **operands: Any) -> Any:
     linear, made, info = match.root, match.nodes["affine"], match.info
     dtype = work_dtype(linear)
-    axes = info["axes"]
-    shape = [made.output.shape[a] for a in axes]
+    axes, shape = info["axes"], info["sizes"]
     if made.op == "batch_norm":
         terms = batch_norm_terms(match, operands, None, dtype)
         scale, shift = (along(v, info["varies"], axes, shape, dtype) for v in terms)

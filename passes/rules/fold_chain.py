@@ -9,13 +9,15 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxpress.capture import Node
+from jaxpress.capture import Node, Value
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.fold import is_foldable
+from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import linear_maker
 from jaxpress.passes.rules.weights import (
     along,
@@ -26,6 +28,7 @@ from jaxpress.passes.rules.weights import (
     spread_of,
     work_dtype,
 )
+from jaxpress.passes.view import View
 
 __all__ = ["FOLD_CHAIN_RULES"]
 
@@ -226,6 +229,10 @@ class _TwoInARow:
         if not axes and any(s.ndim == 0 for s, _ in parts):
             state.fail("two numbers in the program say what they mean", node)
             return None
+        reason = _overflows(view, node.output.dtype, (inner.op, s), (node.op, t))
+        if reason:
+            state.fail(reason, node)
+            return None
         values = {"x": x, "s": parts[0][0], "t": parts[1][0]}
         info = {"axes": axes, "s": parts[0][1], "t": parts[1][1]}
         return Match(view, node, values, {"inner": inner}, (inner,), info)
@@ -240,6 +247,21 @@ class _TwoInARow:
             return b, a
         state.fail("not one of its operands alone is known before the data", node)
         return None
+
+
+def _overflows(view: View, dtype: Any, *steps: tuple[str, Value]) -> str | None:
+    """Why the two together may be out of range where one after the other is not."""
+    largest = 0.0
+    for op, value in steps:
+        numbers = numbers_of(view, value)
+        if numbers is None:
+            continue
+        if op in ("mul", "div"):
+            reason = keeps_range(view, dtype, numbers)
+            if reason:
+                return reason
+        largest += float(np.max(np.abs(numbers), initial=0.0))
+    return None if largest < float(jnp.finfo(dtype).max) else "their sum overflows"
 
 
 def _merge(x: Any, s: Any, t: Any, *, match: Match) -> Any:

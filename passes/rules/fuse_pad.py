@@ -18,6 +18,9 @@ __all__ = ["FUSE_PAD_RULES"]
 # Never below zero, and without a derivative where they are zero.
 _NOT_NEGATIVE = frozenset({"relu", "relu6"})
 
+# More users than this of one padded array are not looked at.
+MAX_USERS = 16
+
 Edges = list[tuple[int, int]]
 
 
@@ -64,9 +67,30 @@ class _PadBeforeConv:
         if any(pair != (0, 0) and axis not in spatial for axis, pair in enumerate(edges)):
             state.fail("it pads another axis", pad)
             return None
+        if not _only_for_convs(state.view, pad):
+            state.fail("what it pads is used elsewhere as well", pad)
+            return None
         padding = _sum(node.params["padding"], [edges[axis] for axis in spatial])
         operands = {**operands_of(state.view, node), "x": state.view.inputs(pad)[0]}
         return Match(state.view, node, operands, matched=(pad,), info={"padding": padding})
+
+
+def _only_for_convs(view: View, pad: Node) -> bool:
+    """Whether every user pads for itself then, so that the padded array is needed no more."""
+    value = pad.output
+    users = view.users(value)
+    return view.use_count(value) == 1 or (
+        not view.is_output(value)
+        and len(users) <= MAX_USERS
+        and all(
+            user.op == "conv"
+            and view.inputs(user)[0] is value
+            and view.inputs(user).count(value) == 1
+            and not user.params["transposed"]
+            and not user.params.get("mapped")
+            for user in users
+        )
+    )
 
 
 def _fuse(*, match: Match, **operands: Any) -> Any:
@@ -75,7 +99,7 @@ def _fuse(*, match: Match, **operands: Any) -> Any:
 
 
 # conv(pad(x), padding=p) -> conv(x, padding=p + the pad's)
-FUSE_PAD = Rule("fuse_pad", _PadBeforeConv(), _fuse)
+FUSE_PAD = Rule("fuse_pad", _PadBeforeConv(), _fuse, shared=True)
 
 
 class _PadBeforePool:

@@ -20,7 +20,7 @@ from jaxpress.passes.rules.polynomial import (
     value_of,
 )
 from jaxpress.passes.rules.weights import as_vector
-from jaxpress.passes.view import View
+from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["RAISE_BATCH_NORM"]
 
@@ -28,6 +28,7 @@ _AFFINE = frozenset({"add", "sub", "mul", "div", "neg"})
 _MAX_CHAIN = 12
 _SEARCH_DEPTH = 5
 _MAX_PARAMETER_NODES = 32
+_MOVES = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"})
 _CHANNELWISE = _AFFINE | {
     "broadcast_in_dim",
     "convert_element_type",
@@ -132,7 +133,7 @@ def _chain(view: View, root: Node) -> list[_Step]:
     chain: list[_Step] = []
     node: Node | None = root
     while node is not None and node.op in _AFFINE and len(chain) < _MAX_CHAIN:
-        if chain and view.use_count(node.output) != 1:
+        if (chain and view.use_count(node.output) != 1) or _is_mean(view, node):
             break
         step = _split(view, node)
         if step is None:
@@ -140,6 +141,22 @@ def _chain(view: View, root: Node) -> list[_Step]:
         chain.append(step)
         node = view.producer(step.data)
     return chain
+
+
+def _is_mean(view: View, node: Node) -> bool:
+    """Whether a sum becomes a mean here: that belongs to pooling, not to a norm after it."""
+    if node.op not in ("div", "mul"):
+        return False
+    inputs = view.inputs(node)
+    for total, number in zip(inputs, reversed(inputs), strict=True):
+        if scalar_value(view, number) is None:
+            continue
+        maker = view.producer(total)
+        while maker is not None and maker.op in _MOVES:
+            maker = view.producer(view.inputs(maker)[0])
+        if maker is not None and maker.op in ("reduce_sum", "reduce_window_sum"):
+            return True
+    return False
 
 
 def _split(view: View, node: Node) -> _Step | None:

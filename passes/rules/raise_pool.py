@@ -29,6 +29,15 @@ def _is_window(view: View, node: Node) -> bool:
     )
 
 
+def _is_undilated(view: View, node: Node) -> bool:
+    return all(d == 1 for d in node.params["base_dilation"])
+
+
+def _is_sampling(view: View, node: Node) -> bool:
+    """A window of one element, as a stride alone has it."""
+    return _is_undilated(view, node) and math.prod(node.params["window_dimensions"]) == 1
+
+
 def _windows(node: Node) -> dict[str, Any]:
     params = node.params
     return {
@@ -65,7 +74,7 @@ def _has_a_least_value(match: Match) -> str | None:
 # reduce_window_max(x) -> max_pool(x)
 RAISE_MAX_POOL = Rule(
     "raise_max_pool",
-    op("reduce_window_max", any_value("x"), where=_is_window),
+    op("reduce_window_max", any_value("x"), where=_is_undilated),
     _max_pool,
     _has_a_least_value,
 )
@@ -74,7 +83,7 @@ RAISE_MAX_POOL = Rule(
 # reduce_window_min(x) -> min_pool(x)
 RAISE_MIN_POOL = Rule(
     "raise_min_pool",
-    op("reduce_window_min", any_value("x"), where=_is_window),
+    op("reduce_window_min", any_value("x"), where=_is_undilated),
     _min_pool,
     _has_a_least_value,
 )
@@ -182,6 +191,20 @@ RAISE_MOVED_AVG_POOL = Rule(
     "raise_moved_avg_pool", _MovedSumPattern(), _moved_avg_pool, _divides_by_count
 )
 
+
+def _sampled(x: Any, *, match: Match) -> Any:
+    windows = _windows(match.root)
+    return nnops.registry()["avg_pool"].rebind({"x": x}, count_include_pad=True, **windows)
+
+
+# reduce_window_sum(x) over windows of one element -> avg_pool(x)
+RAISE_SAMPLED_SUM = Rule(
+    "raise_sampled_sum",
+    op("reduce_window_sum", any_value("x"), where=_is_sampling),
+    _sampled,
+    _is_floating,
+)
+
 _WINDOW_RULES = RuleSet(
     (
         RAISE_MAX_POOL,
@@ -189,6 +212,7 @@ _WINDOW_RULES = RuleSet(
         RAISE_NEGATED_MAX_POOL,
         RAISE_AVG_POOL,
         RAISE_MOVED_AVG_POOL,
+        RAISE_SAMPLED_SUM,
     )
 )
 POOL_RULES = _WINDOW_RULES + GLOBAL_POOL_RULES + SPLIT_POOL_RULES

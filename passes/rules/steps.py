@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = [
     "AVERAGE",
     "MOVES",
     "PAD",
+    "Origin",
     "axes_after",
     "axes_before",
     "keeps_sums",
@@ -31,10 +32,24 @@ __all__ = [
 ]
 
 MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"})
-AVERAGE = frozenset({"avg_pool"})
+AVERAGE = frozenset({"avg_pool", "global_avg_pool"})
 PAD = frozenset({"pad"})
 
 MAX_STEPS = 4
+
+
+class Origin(NamedTuple):
+    """Where axes come from.
+
+    Attributes:
+      axes: the axes of what enters the first step.
+      sizes: how long these are where the last step is done, which padding and pooling change.
+      changed: the axes along which a step pads or takes means.
+    """
+
+    axes: tuple[int, ...]
+    sizes: tuple[Any, ...]
+    changed: frozenset[int]
 
 
 def linear_maker(
@@ -122,6 +137,11 @@ def keeps_sums(node: Node) -> bool:
     """Whether a constant comes out of a step as it went in."""
     if node.op == "pad":
         return False
+    if node.op == "global_avg_pool":
+        # The mean of nothing is no number, whatever is added to it.
+        shape = node.inputs[0].shape
+        sizes = [shape[a % len(shape)] for a in node.params["axis"]]
+        return all(isinstance(n, int) and n > 0 for n in sizes)
     if node.op == "avg_pool":
         padded = any(tuple(pair) != (0, 0) for pair in node.params["padding"])
         return not (padded and node.params["count_include_pad"])
@@ -145,33 +165,54 @@ def axes_after(view: View, steps: Iterable[Node], axes: Sequence[int]) -> tuple[
             axes = found
         elif not _leaves(node, axes):
             return None
+        elif len(out) < len(shape):
+            axes = [_kept(node, shape).index(a) for a in axes]
     return tuple(axes)
 
 
+def _kept(node: Node, shape: Sequence[Any]) -> list[int]:
+    """The axes that global pooling leaves, where it does not keep the others as ones."""
+    gone = {a % len(shape) for a in node.params["axis"]}
+    return [a for a in range(len(shape)) if a not in gone]
+
+
 def axes_before(
-    view: View, steps: Iterable[Node], axes: Sequence[int]
-) -> tuple[tuple[int, ...], frozenset[int]] | None:
+    view: View, steps: Iterable[Node], axes: Sequence[int], sizes: Sequence[Any]
+) -> Origin | None:
     """Where axes come from, for steps in reverse order; ``None`` if from nowhere in particular.
 
     Axes that a reshape has merged come from several, whose elements they have in this order.
 
-    Returns:
-      The axes, and those along which a step pads or takes means.
+    Args:
+      view: the graph.
+      steps: the steps, last first.
+      axes: axes of what the last one makes.
+      sizes: how long they are.
     """
+    places = list(axes)
+    lengths = dict(zip(axes, sizes, strict=True))
     changed: list[int] = []
     for node in steps:
         shape, out = view.inputs(node)[0].shape, node.output.shape
         if node.op == "transpose":
             order = [int(p) for p in node.params["permutation"]]
-            axes, changed = [order[a] for a in axes], [order[a] for a in changed]
+            places, changed = [order[a] for a in places], [order[a] for a in changed]
+            lengths = {order[a]: n for a, n in lengths.items()}
         elif node.op in MOVES:
-            found = [_through_reshape(out, shape, group) for group in (axes, changed)]
+            if any(lengths[a] != out[a] for a in places):
+                return None  # how the sizes before this reshape come out is not followed
+            found = [_through_reshape(out, shape, group) for group in (places, changed)]
             if found[0] is None or found[1] is None:
                 return None
-            axes, changed = found[0], found[1]
+            places, changed = found[0], found[1]
+            lengths = {a: shape[a] for a in places}
         else:
+            if len(out) < len(shape):
+                kept = _kept(node, shape)
+                places, changed = [kept[a] for a in places], [kept[a] for a in changed]
+                lengths = {kept[a]: n for a, n in lengths.items()}
             changed += [a for a in range(len(shape)) if not _leaves(node, (a,))]
-    return tuple(axes), frozenset(changed)
+    return Origin(tuple(places), tuple(lengths[a] for a in places), frozenset(changed))
 
 
 def _leaves(node: Node, axes: Iterable[int]) -> bool:
@@ -179,6 +220,9 @@ def _leaves(node: Node, axes: Iterable[int]) -> bool:
     if node.op == "pad":
         return all(tuple(node.params["padding_config"][a]) == (0, 0, 0) for a in axes)
     params = node.params
+    if node.op == "global_avg_pool":
+        ndim = node.inputs[0].ndim
+        return not {a % ndim for a in params["axis"]} & set(axes)
     return all(
         params["window_shape"][a] == 1
         and params["strides"][a] == 1

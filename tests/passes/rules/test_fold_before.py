@@ -321,3 +321,33 @@ def test_against_float64_and_under_vmap() -> None:
     assert_rewrites(FOLD_BEFORE_RULES, fn, X, times=1)
     empty = X[:0]
     assert_applies(FOLD_BEFORE_RULES, fn, empty, times=1)
+
+
+@pytest.mark.parametrize("how", ["pooled", "padded", "pooled and turned"])
+def test_through_what_changes_the_axes_that_a_reshape_merges(how) -> None:
+    """The weights see as many places as are left, not as many as there were."""
+    left = C + 2 if how == "padded" else C // 2
+    w = array(left * left * C, 3)
+
+    def fn(x):
+        x = (x - spread(MEAN)) / spread(VAR)
+        if how == "padded":
+            x = jnp.pad(x / spread(P[:C]), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        else:
+            x = nnops.avg_pool(x, (2, 2), (2, 2))
+        return nnops.dense((x.transpose(0, 3, 1, 2) if "turned" in how else x).reshape(2, -1), w)
+
+    new = assert_applies(FOLD_BEFORE_RULES, fn, X, times=2)
+    if how != "padded":
+        assert set(fold_constants(new).count()) <= {"avg_pool", "transpose", "reshape", "dense"}
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_through_global_pooling(keepdims) -> None:
+    def fn(x):
+        y = nnops.global_avg_pool(norm(x), keepdims=keepdims)
+        return nnops.dense(y, array(C, 3))
+
+    new = assert_applies(FOLD_BEFORE_RULES, fn, X, times=1)
+    assert fold_constants(new).count() == {"global_avg_pool": 1, "dense": 1}
+    assert_refuses(FOLD_BEFORE_RULES, fn, X[:, :0])

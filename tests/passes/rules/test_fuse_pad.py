@@ -68,7 +68,8 @@ def test_what_jax_numpy_and_two_pads_make() -> None:
         (lambda x: nnops.conv(pad(x[..., :2], ((0, 0), (1, 1), (0, 0), (0, 1))), W),
          "another axis"),
         (lambda x: nnops.conv(pad(x), W, strides=2, transposed=True), "transposed"),
-        (lambda x: (lambda y: (nnops.conv(y, W), y))(pad(x)), "output"),
+        (lambda x: (lambda y: (nnops.conv(y, W), y))(pad(x)), "elsewhere"),
+        (lambda x: (lambda y: nnops.conv(y, W) + y.sum())(pad(x)), "elsewhere"),
         (lambda x: nnops.conv(nnops.relu(pad(x)), W), "not made by pad"),
     ],
 )  # fmt: skip
@@ -142,3 +143,12 @@ def test_before_a_maximum_that_could_differ(fn) -> None:
 def test_arrays_of_no_size() -> None:
     assert_applies(FUSE_PAD, lambda x: nnops.conv(pad(x), W), X[:0], times=1)
     assert_refuses(FUSE_PAD_POOL, lambda x: nnops.max_pool(pad(nnops.relu(x)), 3), X[:, :0])
+
+
+def test_several_convolutions_of_one_padded_array_pad_for_themselves() -> None:
+    def fn(x):
+        y = pad(x)
+        return nnops.tanh(nnops.conv(y, W, padding="VALID")) * nnops.conv(y, W, strides=2).sum()
+
+    new = assert_applies(FUSE_PAD, fn, X, times=2)
+    assert not new.find("pad") and new.count()["conv"] == 2

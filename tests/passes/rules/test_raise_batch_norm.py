@@ -303,3 +303,19 @@ def test_why_not_says_what_is_missing() -> None:
     graph = trace(LOOKALIKES["epsilon for each channel"])(X)
     reason = RAISE_BATCH_NORM.why_not(graph, graph.nodes[-1])
     assert "not (x - mean)" in str(reason)
+
+
+@pytest.mark.parametrize("pool", ["mean", "window"])
+def test_the_division_of_a_mean_is_not_the_norms(pool) -> None:
+    """Else a sum would stand where pooling has a name, and nothing folds through it."""
+
+    def fn(x):
+        if pool == "mean":
+            y = x.mean((1, 2), keepdims=True)
+        else:
+            y = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4.0
+        return flax(y, *(spread(v, 3) for v in (MEAN, VAR, SCALE, BIAS)))
+
+    graph, _ = rewritten(passes.default, fn, X)
+    op = "global_avg_pool" if pool == "mean" else "avg_pool"
+    assert graph.count() == {op: 1, "batch_norm": 1}

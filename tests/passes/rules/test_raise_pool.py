@@ -139,7 +139,6 @@ def test_maxima_without_a_least_value_that_both_agree_on_stay(dtype) -> None:
     ("fn", "because"),
     [
         (lambda x: maximum(x, base_dilation=(1, 2, 1, 1)), "condition"),
-        (lambda x: maximum(x, size=(1, 1, 1, 1)), "condition"),
         (lambda x: window(x, 0.0, lax.max), ""),  # starts from zero: a rectifier too
         (lambda x: window(x, jnp.inf, lax.min), ""),
     ],
@@ -208,3 +207,16 @@ def test_a_symbolic_batch() -> None:
     new, rules = rewritten(POOL_RULES, lambda x: total(maximum(x, padding="SAME")) / 6, shape)
     assert sorted(rules) == ["raise_avg_pool", "raise_max_pool"]
     assert new.outputs[0].shape[0] == n
+
+
+@pytest.mark.parametrize("name", ["max", "avg"])
+def test_a_window_of_one_element_takes_every_second(name) -> None:
+    """As frameworks stride without a convolution."""
+    start, function = (-jnp.inf, lax.max) if name == "max" else (0.0, lax.add)
+
+    def fn(x):
+        return window(x, start, function, size=(1, 1, 1, 1))
+
+    graph = rewritten(passes.default, fn, X)[0]
+    assert graph.count() == {f"{name}_pool": 1}
+    np.testing.assert_array_equal(graph(X), fn(X))
