@@ -75,6 +75,7 @@ _LAYER_NORM = define(
     normalize=lambda params: normalized_params("layer_norm", params, EPSILON),
     batch=rows_batch,
     infer=infer,
+    keeps=True,
 )
 
 

@@ -45,6 +45,7 @@ _RMS_NORM = define(
     normalize=lambda params: normalized_params("rms_norm", params, EPSILON),
     batch=rows_batch,
     infer=infer,
+    keeps=True,
 )
 
 
