@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Kept", "keeping_implementation", "kept"]
 
+_SHAPES = frozenset({"broadcast_in_dim", "reshape", "squeeze", "transpose"})
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -35,13 +37,14 @@ class Kept:
         compute: operands -> the op's results, the kept ones, then what is among these already.
         picked: which of these the primitive gives.
         tree: the structure of the op's results and the tangent's function.
-        leaves: where each leaf of it is found: an operand's or a result's position.
+        leaves: where each leaf of it is found: whether among the operands, at which position, and
+            the equations that give it another shape.
     """
 
     compute: Callable[..., Sequence[Any]]
     picked: tuple[int, ...]
     tree: Any
-    leaves: tuple[tuple[bool, int], ...]
+    leaves: tuple[tuple[bool, int, tuple[Any, ...]], ...]
 
     def run(self, *arrays: Any) -> list[Any]:
         """The results of the primitive."""
@@ -50,7 +53,12 @@ class Kept:
 
     def read(self, operands: Sequence[Any], results: Sequence[Any]) -> tuple[list[Any], Any]:
         """The op's own results, and the function from tangents to theirs."""
-        flat = [(operands if given else results)[i] for given, i in self.leaves]
+        flat = []
+        for given, i, steps in self.leaves:
+            leaf = (operands if given else results)[i]
+            for eqn in steps:
+                leaf = eqn.primitive.bind(leaf, **eqn.primitive.get_bind_params(eqn.params))
+            flat.append(leaf)
         outs, tangent = jax.tree.unflatten(self.tree, flat)
         return list(outs), tangent
 
@@ -61,15 +69,21 @@ def kept(op: OpDef, avals: Sequence[Any], params: Mapping[str, Any]) -> Kept:
     linearized = _linearized(op, params["keeps"], tuple(sorted(static.items())))
     traced = linearized.trace(*avals)
     closed = traced.jaxpr
-    places = {v: (True, i) for i, v in enumerate(closed.jaxpr.invars)}
+    places = {v: (True, i, ()) for i, v in enumerate(closed.jaxpr.invars)}
+    for eqn in closed.jaxpr.eqns:
+        # A weight that is broadcast, say: a loop would keep it once for each turn.
+        if eqn.primitive.name in _SHAPES and len(eqn.invars) == 1:
+            at = None if isinstance(eqn.invars[0], Literal) else places.get(eqn.invars[0])
+            if at is not None:
+                places[eqn.outvars[0]] = (True, at[1], (*at[2], eqn))
     own = traced.out_tree.children()[0].num_leaves
     picked: list[int] = []
-    leaves: list[tuple[bool, int]] = []
+    leaves: list[tuple[bool, int, tuple[Any, ...]]] = []
     for i, v in enumerate(closed.jaxpr.outvars):
         # An operand or a result that the tangent needs is not given twice.
         known = None if i < own or isinstance(v, Literal) else places.get(v)
         if known is None:
-            known = (False, len(picked))
+            known = (False, len(picked), ())
             picked.append(i)
             if not isinstance(v, Literal):
                 places.setdefault(v, known)
