@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.moments import (
     affine,
@@ -79,6 +80,7 @@ _LAYER_NORM = define(
 )
 
 
+@eagerly_jitted
 def layer_norm(
     x: Any,
     scale: Any = None,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.layer_norm import as_tuple, infer, norm_axes
 from jaxpress.nnops.moments import (
     affine,
@@ -49,6 +50,7 @@ _RMS_NORM = define(
 )
 
 
+@eagerly_jitted
 def rms_norm(
     x: Any,
     scale: Any = None,
