@@ -232,8 +232,10 @@ def _source(graph: Graph, name: str) -> str | None:
 
 def _primitive(node: Node) -> str | None:
     """Python for a node's primitive; ``None`` for one that is not to be had by name."""
-    if node.op in nnops.registry() and nnops.registry()[node.op].primitive is node.primitive:
-        return f"nnops.registry()[{node.op!r}].primitive"
+    op = nnops.registry().get(node.op)
+    for which in ("primitive", "keeping"):
+        if op is not None and getattr(op, which) is node.primitive:
+            return f"nnops.registry()[{node.op!r}].{which}"
     if node.op.isidentifier() and getattr(lax, f"{node.op}_p", None) is node.primitive:
         return f"lax.{node.op}_p"
     return None

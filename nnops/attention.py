@@ -16,6 +16,7 @@ from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.attention_checks import as_operands, check_shapes
 from jaxpress.nnops.attention_masks import band_mask, large_negative
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import canonical_precision
 from jaxpress.nnops.opdef import OpDef
@@ -247,6 +248,7 @@ _ATTENTION = define(
 )
 
 
+@eagerly_jitted
 def dot_product_attention(
     query: Any,
     key: Any,

@@ -91,6 +91,7 @@ _BATCH_NORM = define(
     normalize=_normalize,
     batch=_batch,
     infer=_infer,
+    keeps=True,
 )
 
 

@@ -23,7 +23,7 @@ from jaxpress.nnops.moments import (
     work_dtype,
 )
 from jaxpress.nnops.softmax import axes_from_end
-from jaxpress.nnops.transforms import general_batch
+from jaxpress.nnops.transforms import general_batch, general_jvp, kept_jvp
 
 __all__ = ["batch_norm_train"]
 
@@ -73,6 +73,12 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _jvp(op: Any, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    # An axis by name may become part of the batch under `vmap`, which the op must be there for.
+    rule = kept_jvp if params["axis_name"] is None else general_jvp
+    return rule(op, primals, tangents, params)
+
+
 _OP = define(
     "batch_norm_train",
     _reference,
@@ -86,6 +92,8 @@ _OP = define(
         "dtype": None,
     },
     normalize=_normalize,
+    jvp=_jvp,
+    keeps=True,
     multiple_results=True,
 )
 

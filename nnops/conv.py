@@ -16,6 +16,7 @@ from jaxpress.nnops.conv_geometry import (
     resolve_padding,
     specs,
 )
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.fused import as_arrays, define_fused, fused_call
 from jaxpress.nnops.kernels.depthwise_shifted import DEPTHWISE_SHIFTED
 from jaxpress.nnops.kernels.pointwise_dot import POINTWISE_DOT
@@ -115,6 +116,7 @@ _CONV = define_fused(
 )
 
 
+@eagerly_jitted
 def conv(
     x: Any,
     w: Any,

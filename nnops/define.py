@@ -29,7 +29,15 @@ from jaxpress.capture.compat import Primitive, register_checks, trace_closed
 from jaxpress.nnops.composites import composite_prefix, lower_composite
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import REFERENCE, Kernel, OpDef, ops
-from jaxpress.nnops.transforms import general_batch, general_jvp, linear_jvp, transpose
+from jaxpress.nnops.transforms import (
+    general_batch,
+    general_jvp,
+    keeping_batch,
+    keeping_jvp,
+    kept_jvp,
+    linear_jvp,
+    transpose,
+)
 
 __all__ = ["define"]
 
@@ -46,6 +54,7 @@ def define(
     jvp: Callable[..., Any] | None = None,
     batch: Callable[..., Any] | None = None,
     linear: bool = False,
+    keeps: bool = False,
     multiple_results: bool = False,
     infer: Callable[..., Any] | None = None,
 ) -> OpDef:
@@ -64,6 +73,8 @@ def define(
         batch: ``batch(op, args, axes, params)``, in place of the general rule: the same primitive
             with the parameter ``mapped``.
         linear: the op is linear in all its operands together; then tangents go through the op too.
+        keeps: what the tangent needs of the value's computation is kept rather than computed again,
+            see `jaxpress.nnops.keeping`; for loops, and what XLA does not merge.
         multiple_results: the reference returns a sequence.
         infer: ``infer(avals, params) -> aval | None``, a short cut to the result's shape and dtype
             for plain operands (no weak type, no explicit sharding); None asks for the trace.
@@ -86,6 +97,10 @@ def define(
         raise OpError(name, "an op of this name is defined already", mend="choose another name")
     primitive = Primitive(name)
     primitive.multiple_results = multiple_results
+    keeping = None
+    if keeps:
+        keeping = Primitive(name)
+        keeping.multiple_results = True
     defaults = dict(defaults or {})
     if kernels:
         defaults["kernel"] = REFERENCE
@@ -100,19 +115,31 @@ def define(
         required=len(operands),
         defaults=defaults,
         normalize=normalize,
+        keeping=keeping,
     )
+    general = linear_jvp if linear else kept_jvp if keeps else general_jvp
+    _register(op, primitive, jvp or general, batch or general_batch, infer)
+    ad.primitive_transposes[primitive] = functools.partial(_call_transpose, op)
+    if keeps:
+        _register(op, keeping, keeping_jvp, keeping_batch, None)
+    ops[name] = op
+    return op
 
-    of_reference = {"kernel": REFERENCE} if kernels else {}
+
+def _register(op: OpDef, primitive: Any, jvp: Any, batch: Any, infer: Any) -> None:
+    """Tells JAX all but the transpose of one primitive of an op."""
+    of_reference = {"kernel": REFERENCE} if "kernel" in op.defaults else {}
+    multiple_results = primitive.multiple_results
 
     @functools.lru_cache(maxsize=4096)
     def jitted(params: tuple[tuple[str, Any], ...]) -> Any:
         fn = op.implementation(dict(params))
 
         def call(*arrays: Any) -> Any:
-            with jax.named_scope(name):
+            with jax.named_scope(op.name):
                 return fn(*arrays)
 
-        call.__name__ = name
+        call.__name__ = op.name
         return jax.jit(call)
 
     def implement(*arrays: Any, **params: Any) -> Any:
@@ -133,27 +160,21 @@ def define(
 
         def scoped(*arrays: Any) -> Any:
             # The name reaches XLA's metadata, and so profiles.
-            with jax.named_scope(name):
+            with jax.named_scope(op.name):
                 return fn(*arrays)
 
         prefix = composite_prefix(ctx)
         if prefix is not None:
-            return lower_composite(ctx, f"{prefix}.{name}", scoped, args, params, multiple_results)
+            name = f"{prefix}.{op.name}"
+            return lower_composite(ctx, name, scoped, args, params, multiple_results)
         return mlir.lower_fun(scoped, multiple_results=multiple_results)(ctx, *args)
 
     primitive.def_impl(implement)
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, lower)
-    ad.primitive_jvps[primitive] = functools.partial(
-        _call_rule, op, jvp or (linear_jvp if linear else general_jvp)
-    )
-    ad.primitive_transposes[primitive] = functools.partial(_call_transpose, op)
-    batching.primitive_batchers[primitive] = functools.partial(
-        _call_rule, op, batch or general_batch
-    )
+    ad.primitive_jvps[primitive] = functools.partial(_call_rule, op, jvp)
+    batching.primitive_batchers[primitive] = functools.partial(_call_rule, op, batch)
     register_checks(primitive, lambda avals, params: trace_closed(op.implementation(params), avals))
-    ops[name] = op
-    return op
 
 
 def _is_plain(aval: Any) -> bool:

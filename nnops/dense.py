@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import as_arrays, define_fused, fused_call
 
@@ -67,6 +68,7 @@ _DENSE = define_fused(
 )
 
 
+@eagerly_jitted
 def dense(
     x: Any,
     w: Any,

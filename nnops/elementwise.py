@@ -16,7 +16,10 @@ __all__ = ["apply", "elementwise"]
 
 
 def elementwise(
-    name: str, reference: Callable[..., Any], defaults: Mapping[str, Any] | None = None
+    name: str,
+    reference: Callable[..., Any],
+    defaults: Mapping[str, Any] | None = None,
+    keeps: bool = False,
 ) -> OpDef:
     """Defines an elementwise op of the operand ``x``; ``vmap`` of it is the same op.
 
@@ -24,6 +27,7 @@ def elementwise(
         name: the op's name.
         reference: the plain function, called as ``reference(x, **params)``.
         defaults: its static parameters, floats or bools.
+        keeps: as of `jaxpress.nnops.define`.
 
     Returns:
         The definition.
@@ -34,7 +38,13 @@ def elementwise(
         return {k: static_value(name, k, v, defaults[k]) for k, v in params.items()}
 
     return define(
-        name, reference, defaults=defaults, normalize=normalize, batch=same_batch, infer=_infer
+        name,
+        reference,
+        defaults=defaults,
+        normalize=normalize,
+        batch=same_batch,
+        keeps=keeps,
+        infer=_infer,
     )
 
 

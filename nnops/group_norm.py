@@ -77,6 +77,7 @@ _GROUP_NORM = define(
     normalize=lambda params: normalized_params("group_norm", params, EPSILON),
     batch=batch_first,
     infer=_infer,
+    keeps=True,
 )
 _INSTANCE_NORM = define(
     "instance_norm",
@@ -86,6 +87,7 @@ _INSTANCE_NORM = define(
     normalize=lambda params: normalized_params("instance_norm", params, EPSILON),
     batch=batch_first,
     infer=_infer,
+    keeps=True,
 )
 
 

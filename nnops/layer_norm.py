@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.moments import (
     affine,
@@ -75,9 +76,11 @@ _LAYER_NORM = define(
     normalize=lambda params: normalized_params("layer_norm", params, EPSILON),
     batch=rows_batch,
     infer=infer,
+    keeps=True,
 )
 
 
+@eagerly_jitted
 def layer_norm(
     x: Any,
     scale: Any = None,

@@ -47,6 +47,7 @@ _STANDARDIZE = define(
     defaults={"axis": -1, "epsilon": 1e-5},
     normalize=lambda params: normalized_params("standardize", params, 1e-5),
     batch=_standardize_batch,
+    keeps=True,
 )
 
 PLACEMENTS = ("max", "sum", "root")
@@ -91,6 +92,7 @@ _WEIGHT_STANDARDIZE = define(
     defaults={"axis": -1, "epsilon": 1e-5},
     normalize=lambda params: normalized_params("weight_standardize", params, 1e-5),
     batch=leading_batch,
+    keeps=True,
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.keeping import keeping_implementation
 
 __all__ = ["REFERENCE", "Kernel", "OpDef", "ops", "registry"]
 
@@ -57,6 +58,8 @@ class OpDef:
         required: how many of them cannot be left out.
         defaults: static parameters and what they are when nobody says.
         normalize: static parameters as people write them -> as the primitive holds them.
+        keeping: None, or the primitive with further results for the derivative, see
+            `jaxpress.nnops.keeping`.
     """
 
     name: str
@@ -67,6 +70,7 @@ class OpDef:
     required: int
     defaults: Mapping[str, Any]
     normalize: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    keeping: Any = None
 
     def present(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the operands that a node with ``params`` has, in order."""
@@ -98,6 +102,13 @@ class OpDef:
         if unknown or missing:
             what = f"operands {missing} are missing" if missing else f"no operands named {unknown}"
             raise OpError(self.name, what, operands, f"its operands are {list(self.names)}")
+        if "keeps" in params:
+            raise OpError(
+                self.name,
+                "a derivative needs the node's further results",
+                operands,
+                "leave nodes that have the parameter `keeps` as they are",
+            )
         levels = params.pop("mapped", ())
         before = params.pop("operands", self.names)
         params = {**self.defaults, **params}
@@ -124,6 +135,8 @@ class OpDef:
         Raises:
             OpError: (when called) the chosen kernel is unknown, or does not apply.
         """
+        if "keeps" in params:
+            return keeping_implementation(self, params)
         static = dict(params)
         levels = static.pop("mapped", ())
         names = self.present(static)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.activation_spec import register
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.elementwise import apply, elementwise
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
 _RELU = elementwise("relu", jax.nn.relu)
 
 
+@eagerly_jitted
 def relu(x: Any) -> jax.Array:
     """Rectified linear unit.
 

@@ -27,7 +27,7 @@ from jaxpress.nnops.fused import canonical_precision
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.recurrent_shapes import check_operands, check_type, types_of
 from jaxpress.nnops.recurrent_tangent import has_slope, tangents_of
-from jaxpress.nnops.transforms import general_batch, general_jvp, is_zero, zero_like
+from jaxpress.nnops.transforms import general_batch, is_zero, kept_jvp, zero_like
 
 __all__ = ["Recurrence", "bind_cell", "bind_sequence", "define_recurrence"]
 
@@ -91,6 +91,7 @@ def define_recurrence(kind: Recurrence) -> tuple[OpDef, OpDef]:
         normalize=normalize,
         jvp=functools.partial(_jvp, kind),
         batch=_batch,
+        keeps=True,
         multiple_results=True,
         infer=functools.partial(_infer_sequence, kind),
     )
@@ -274,7 +275,7 @@ def _jvp(kind: Recurrence, op: OpDef, primals: Any, tangents: Any, params: dict[
     live = [i for i, t in enumerate(tangents) if not is_zero(t)]
     plain = not params["residuals"] and has_slope(params)
     if not live or not plain or any(tangents[i].dtype == jax.dtypes.float0 for i in live):
-        return general_jvp(op, primals, tangents, params)
+        return kept_jvp(op, primals, tangents, params)
     static = dict(params)
     levels = static.pop("mapped", ())
     names = op.present(params)

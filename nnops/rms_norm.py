@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.layer_norm import as_tuple, infer, norm_axes
 from jaxpress.nnops.moments import (
     affine,
@@ -45,9 +46,11 @@ _RMS_NORM = define(
     normalize=lambda params: normalized_params("rms_norm", params, EPSILON),
     batch=rows_batch,
     infer=infer,
+    keeps=True,
 )
 
 
+@eagerly_jitted
 def rms_norm(
     x: Any,
     scale: Any = None,

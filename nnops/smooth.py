@@ -348,7 +348,7 @@ def mish(x: Any) -> jax.Array:
 register("mish", mish, jax.nn.mish)
 
 
-_SQUAREPLUS = elementwise("squareplus", jax.nn.squareplus, {"b": 4.0})
+_SQUAREPLUS = elementwise("squareplus", jax.nn.squareplus, {"b": 4.0}, keeps=True)
 
 
 def squareplus(x: Any, b: float = 4.0) -> jax.Array:

@@ -15,6 +15,7 @@ from jax import lax
 from jax.interpreters import ad
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import is_zero, leading_batch, zero_like
@@ -124,6 +125,7 @@ _LOG_SOFTMAX = define(
 _GLU = define("glu", jax.nn.glu, defaults={"axis": -1}, batch=leading_batch)
 
 
+@eagerly_jitted
 def softmax(x: Any, axis: int | Sequence[int] | None = -1, where: Any = None) -> jax.Array:
     """Softmax.
 

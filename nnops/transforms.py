@@ -11,12 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
+from jaxpress.nnops.keeping import kept
 from jaxpress.nnops.opdef import REFERENCE, OpDef
 
 __all__ = [
     "general_batch",
     "general_jvp",
     "is_zero",
+    "keeping_batch",
+    "keeping_jvp",
+    "kept_jvp",
     "leading_batch",
     "linear_jvp",
     "same_batch",
@@ -37,12 +41,33 @@ def zero_like(primal: Any) -> Any:
 
 def general_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
     """The op itself for the value, ``jax.jvp`` of its reference for the tangent."""
-    out = op.primitive.bind(*primals, **params)
+    fn = op.implementation({**params, "kernel": REFERENCE})
+    return _jvp_of(op.primitive, fn, primals, tangents, params)
+
+
+def kept_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    """The op with further results for the value, a linear function of these for the tangent."""
+    live = tuple(i for i, t in enumerate(tangents) if not _is_nothing(t))
+    if not live or params.get("kernel", REFERENCE) != REFERENCE:
+        return general_jvp(op, primals, tangents, params)
+    params = {**params, "keeps": live}
+    plan = kept(op, [jax.typeof(p) for p in primals], params)
+    outs, tangent = plan.read(primals, op.keeping.bind(*primals, **params))
+    douts = _own(outs, tangent(*(tangents[i] for i in live)))
+    return (outs, douts) if op.primitive.multiple_results else (outs[0], douts[0])
+
+
+def keeping_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    """The derivative of an op with further results: of a derivative, that is."""
+    return _jvp_of(op.keeping, op.implementation(params), primals, tangents, params)
+
+
+def _jvp_of(primitive: Any, fn: Any, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    out = primitive.bind(*primals, **params)
     live = [i for i, t in enumerate(tangents) if not is_zero(t)]
-    outs = out if op.primitive.multiple_results else [out]
+    outs = out if primitive.multiple_results else [out]
     douts = [zero_like(o) for o in outs]
     if live:
-        fn = op.implementation({**params, "kernel": REFERENCE})
 
         def of_live(*arrays: Any) -> Any:
             full = list(primals)
@@ -51,12 +76,17 @@ def general_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) 
             return fn(*full)
 
         _, given = jax.jvp(of_live, [primals[i] for i in live], [tangents[i] for i in live])
-        given = given if op.primitive.multiple_results else [given]
-        # Tangents of integers are float0 arrays outside, symbolic zeros inside a rule.
-        douts = [
-            g if g.dtype != jax.dtypes.float0 else d for g, d in zip(given, douts, strict=True)
-        ]
-    return (outs, douts) if op.primitive.multiple_results else (out, douts[0])
+        douts = _own(outs, given if primitive.multiple_results else [given])
+    return (outs, douts) if primitive.multiple_results else (out, douts[0])
+
+
+def _own(outs: Any, given: Any) -> list[Any]:
+    """Tangents of integers are float0 arrays outside, symbolic zeros inside a rule."""
+    return [zero_like(o) if _is_nothing(g) else g for o, g in zip(outs, given, strict=True)]
+
+
+def _is_nothing(tangent: Any) -> bool:
+    return is_zero(tangent) or tangent.dtype == jax.dtypes.float0
 
 
 def linear_jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
@@ -73,6 +103,14 @@ def general_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> An
     levels = (*params.pop("mapped", ()), tuple(axes))
     out = op.primitive.bind(*args, mapped=levels, **params)
     return out, [0] * len(out) if op.primitive.multiple_results else 0
+
+
+def keeping_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
+    """`general_batch` of an op with further results."""
+    params = dict(params)
+    levels = (*params.pop("keeps_mapped", ()), tuple(axes))
+    out = op.keeping.bind(*args, keeps_mapped=levels, **params)
+    return out, [0] * len(out)
 
 
 def same_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:

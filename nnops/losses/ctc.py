@@ -98,6 +98,7 @@ _CTC = define_loss(
     shape=_shape,
     spread=lambda where, params: jnp.expand_dims(where, (-2, -1)),
     defaults={"blank": 0},
+    keeps=True,
 )
 
 

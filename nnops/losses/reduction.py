@@ -28,6 +28,7 @@ def define_loss(
     optional: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
     normalize: Callable[[dict[str, Any]], dict[str, Any]] = lambda params: params,
+    keeps: bool = False,
 ) -> OpDef:
     """Defines a loss: losses of elements, then ``where``, ``weights`` and ``reduction``.
 
@@ -43,6 +44,7 @@ def define_loss(
         optional: names of further operands.
         defaults: static parameters; ``reduction`` is added.
         normalize: static parameters in canonical form.
+        keeps: as of `jaxpress.nnops.define`.
 
     Returns:
         The definition.
@@ -90,6 +92,7 @@ def define_loss(
         defaults={**(defaults or {}), "reduction": "none"},
         normalize=canonical,
         batch=_batch,
+        keeps=keeps,
     )
     return op
 
