@@ -63,6 +63,27 @@ def by_turns_by_reshape(x, cos, sin):
     return jnp.stack([a * cos - b * sin, b * cos + a * sin], -1).reshape(x.shape)
 
 
+def by_turns_of_pairs(x, cos, sin):
+    """Features and pairs are put on axes of their own in one go, as cleanup leaves them."""
+    flat = x.reshape(*x.shape[:2], -1)
+    pairs = flat.reshape(*x.shape[:-1], -1, 2)
+    a, b = pairs[..., 0], pairs[..., 1]
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(flat.shape)
+
+
+def halves_side_by_side(x, cos, sin):
+    a, b = jnp.split(x, 2, axis=-1)
+    return x * cos + jnp.stack([-b, a], axis=-2).reshape(x.shape) * sin
+
+
+def whole_of_pairs(x, cos, sin):
+    """What is turned, and its pairs, are two shapes of one array."""
+    flat = jnp.exp(x).reshape(*x.shape[:2], -1)
+    pairs = flat.reshape(*x.shape[:-1], -1, 2)
+    other = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(x.shape)
+    return flat.reshape(x.shape) * cos + other * sin
+
+
 def as_complex(x, cos, sin):
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     z = jax.lax.complex(pairs[..., 0], pairs[..., 1]) * jax.lax.complex(cos, sin)
@@ -99,6 +120,9 @@ SPELLINGS = [
     (by_turns, HALF, True),
     (by_turns_by_reshape, HALF, True),
     (as_complex, HALF, True),
+    (by_turns_of_pairs, HALF, True),
+    (halves_side_by_side, FULL, False),
+    (whole_of_pairs, FULL, True),
 ]
 
 
@@ -178,6 +202,8 @@ def test_with_its_attention(preset) -> None:
                                           x[..., 1::2] * c + x[..., ::2] * s], -1), HALF),
         (lambda x, c, s: jnp.concatenate([x[..., :2] * c - x[..., 2:] * s,
                                           x[..., 2:] * c + x[..., :2] * s], -2), HALF),
+        (lambda x, c, s: x * c + jnp.stack([-x[..., 1::2], x[..., ::2]], -2).reshape(x.shape) * s,
+         FULL),
     ],
 )  # fmt: skip
 def test_lookalikes_stay(fn, tables) -> None:
