@@ -90,6 +90,7 @@ def _multiplied(view: View, node: Node) -> _Dropout | None:
             if div is None or scaled is None:
                 continue
             x, own, more = scaled[0], scaled[1], (*more, div)
+            exact = False  # a quotient that overflows times 0 is no number
         if (own is None) == (share is None):
             continue
         exact = exact and own is None

@@ -80,7 +80,7 @@ def _match(view: View, node: Node, cell: Cell, outputs: tuple[Value, ...]) -> Ma
 
 
 def _between(view: View, outputs: Iterable[Value], stops: Iterable[Value]) -> list[Node]:
-    """The nodes that make ``outputs`` from ``stops``; weights' own are left to others.
+    """The nodes that make ``outputs`` from ``stops``; what others use of weights is left to them.
 
     Raises:
         Unfit: they are too many.
@@ -92,6 +92,9 @@ def _between(view: View, outputs: Iterable[Value], stops: Iterable[Value]) -> li
         value = waiting.pop()
         node = view.producer(value)
         if value in stop or node is None or node in seen or view.is_known(value):
+            continue
+        # A bias that is spread out once serves every step.
+        if view.use_count(value) > 1 and is_stored(view, value):
             continue
         if len(seen) >= _MAX_NODES:
             raise Unfit("the cell is too large")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,19 +137,26 @@ class Loop:
             waiting.extend(self.view.inputs(node))
         return found
 
-    def reach(self, wanted: Iterable[Value], given: Iterable[Value]) -> list[Node]:
+    def reach(
+        self, wanted: Iterable[Value], given: Iterable[Value], carried: Collection[Value] = ()
+    ) -> list[Node]:
         """The nodes that compute ``wanted`` from ``given``, inputs but the state's, in order.
 
+        Args:
+            wanted: values of the body.
+            given: values that need not be computed.
+            carried: states that may be needed; then it is to run step by step.
+
         Raises:
-            Unfit: they need the state, or draw random numbers.
+            Unfit: they need another state, or draw random numbers for all steps at once.
         """
         stop = set(given)
         needed = {v for v in wanted if v not in stop}
-        states = {self.carry[i] for i in self.states}
+        states = {self.carry[i] for i in self.states}.difference(carried)
         nodes = []
         for node in reversed(self.body.nodes):
             if any(v in needed for v in node.outputs):
-                if node.op.startswith(_DRAWS):
+                if node.op.startswith(_DRAWS) and not carried:
                     raise Unfit("it draws random numbers at each step")
                 nodes.append(node)
                 needed.update(v for v in node.inputs if v not in stop)

@@ -17,6 +17,7 @@ from jaxpress.passes.rules.recurrent_gru import find_gru
 from jaxpress.passes.rules.recurrent_loop import Loop, replay
 from jaxpress.passes.rules.recurrent_named import find_named
 from jaxpress.passes.rules.recurrent_operands import data_of, operands_for, weights_of
+from jaxpress.passes.rules.recurrent_rest import run_rest, state_groups, states_beside
 from jaxpress.passes.rules.recurrent_terms import Ref
 from jaxpress.passes.view import scalar_value
 
@@ -62,10 +63,21 @@ def find_recurrent(node: Node) -> Recurrent:
         Unfit: it is none.
     """
     loop = Loop(node)
-    if len(loop.states) not in (1, 2):
-        raise Unfit(f"it carries {len(loop.states)} arrays that change")
-    olds = [loop.carry[i] for i in loop.states]
-    masked = [_unmasked(loop, v, loop.carry_out[i]) for v, i in zip(olds, loop.states, strict=True)]
+    reasons = []
+    for group in state_groups(loop):
+        try:
+            return _of_group(loop, group)
+        except Unfit as reason:
+            reasons.append(str(reason))
+    raise Unfit("; ".join(dict.fromkeys(reasons)) or "it carries nothing that changes by itself")
+
+
+def _of_group(loop: Loop, states: tuple[int, ...]) -> Recurrent:
+    """The recurrent op that computes these states, which need no others."""
+    if len(states) not in (1, 2):
+        raise Unfit(f"it carries {len(states)} arrays that change together")
+    olds = [loop.carry[i] for i in states]
+    masked = [_unmasked(loop, v, loop.carry_out[i]) for v, i in zip(olds, states, strict=True)]
     masks = {m for _, m in masked}
     if len(masks) != 1:
         raise Unfit("its states are masked in different ways")
@@ -98,7 +110,7 @@ def find_recurrent(node: Node) -> Recurrent:
         found = Recurrent(
             loop,
             cell,
-            tuple(loop.states[i] for i in order),
+            tuple(states[i] for i in order),
             raw,
             mask,
             _zeroed(loop, raw[0], mask),
@@ -186,6 +198,15 @@ def _known_results(found: Recurrent) -> dict[Value, str]:
     return known
 
 
+def _besides(
+    found: Recurrent, known: Mapping[Value, str], ys: list[Value], beside: tuple[int, ...]
+) -> list[Node]:
+    """The nodes that compute ``ys`` and the states beside the op's from its results."""
+    loop = found.loop
+    wanted = [*ys, *(loop.carry_out[i] for i in beside)]
+    return loop.reach(wanted, known, [loop.carry[i] for i in beside])
+
+
 def unfit_results(found: Recurrent, used: list[int]) -> str | None:
     """Why the results that are used cannot be given; None if they can.
 
@@ -199,11 +220,13 @@ def unfit_results(found: Recurrent, used: list[int]) -> str | None:
     known = _known_results(found)
     rest = [v for v in ys if v not in known]
     try:
-        nodes = loop.reach(rest, known)
+        beside = states_beside(loop, found.slots, known, used)
+        nodes = _besides(found, known, rest, beside)
         if not loop.within(found.raw).isdisjoint(nodes):
             return "what the cell computes on the way is a result too"
         results = sum(_elements(v) for v in ys) + _elements(found.cell.h)
-        loop.check_size(nodes, _MAX_BESIDES * results)
+        if not beside:
+            loop.check_size(nodes, _MAX_BESIDES * results)
     except Unfit as reason:
         return str(reason)
     return None
@@ -273,8 +296,10 @@ def run_recurrent(
     kept = [loop.ys[i - n_carry] for i in used if i >= n_carry]
     known = _known_results(found)
     rest = [v for v in kept if v not in known]
-    asked = {known[v] for v in kept if v in known}
-    asked |= {known[v] for node in loop.reach(rest, known) for v in node.inputs if v in known}
+    beside = states_beside(loop, found.slots, known, used)
+    asked = {known[v] for v in (*kept, *(loop.carry_out[i] for i in beside)) if v in known}
+    nodes = _besides(found, known, rest, beside)
+    asked |= {known[v] for n in nodes for v in n.inputs if v in known}
     if found.mask is not None:
         value = found.mask.value
         on = _mask_over_time(over_time.get(value), still.get(value), batch, length)
@@ -295,9 +320,14 @@ def run_recurrent(
         if f"{name} before" in asked:
             sequences[f"{name} before"] = _before(first[slot], sequences[name], reverse)
     given = {v: sequences[name] for v, name in known.items() if name in sequences}
-    more = replay(loop, kept, steady, {**moving, **given})
-
+    moving.update(given)
     finals = dict(zip(found.slots, last, strict=False))
+    if beside:
+        lasts, more = run_rest(node, loop, beside, rest, first, steady, moving)
+        finals.update(lasts)
+        more.update(given)
+    else:
+        more = replay(loop, kept, steady, moving)
     outs = []
     for i, v in enumerate(node.outputs):
         if i not in used:

@@ -164,15 +164,6 @@ def gates_are_results(x):
     return loop(step, xs=jnp.swapaxes(x, 0, 1))
 
 
-def something_else_is_carried(x):
-    def step(carry, x):
-        state, total = carry
-        new = cell(state, x)
-        return (new, total + new[0]), new[0]
-
-    return loop(step, (STATE, STATE[0]), jnp.swapaxes(x, 0, 1))
-
-
 def prints(x):
     def step(state, x):
         new = cell(state, x)
@@ -249,7 +240,7 @@ LOOKALIKES.update({
     f.__name__: f
     for f in (
         masks_differ, mask_by_feature, output_before_masking, gates_are_results,
-        something_else_is_carried, prints, draws, weights_change, fed_back, minimal_gated_unit,
+        prints, draws, weights_change, fed_back, minimal_gated_unit,
         linear, leaky, no_input, complex_state, weights_per_example,
     )
 })  # fmt: skip
