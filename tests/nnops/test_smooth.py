@@ -41,7 +41,12 @@ def test_values_and_derivatives_are_those_of_jax(name, params):
             *jax.jit(lambda x: (three(nnops, x), three(jax.nn, x)))(x), strict=True
         ):
             assert got.dtype == want.dtype == dtype
-            np.testing.assert_array_equal(got.astype(jnp.float32), want.astype(jnp.float32))
+            # Its second derivative is a difference of numbers close to one: digits are lost in
+            # both, and which ones is up to how XLA fuses what the two have in common.
+            close = {"rtol": 2e-5} if name == "squareplus" else {"rtol": 0}
+            np.testing.assert_allclose(
+                got.astype(jnp.float32), want.astype(jnp.float32), atol=0, **close
+            )
 
 
 @pytest.mark.parametrize("name, params", CASES)
