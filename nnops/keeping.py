@@ -69,7 +69,9 @@ def kept(op: OpDef, avals: Sequence[Any], params: Mapping[str, Any]) -> Kept:
     linearized = _linearized(op, params["keeps"], tuple(sorted(static.items())))
     traced = linearized.trace(*avals)
     closed = traced.jaxpr
-    places = {v: (True, i, ()) for i, v in enumerate(closed.jaxpr.invars)}
+    places: dict[Any, tuple[bool, int, tuple[Any, ...]]] = {
+        v: (True, i, ()) for i, v in enumerate(closed.jaxpr.invars)
+    }
     for eqn in closed.jaxpr.eqns:
         # A weight that is broadcast, say: a loop would keep it once for each turn.
         if eqn.primitive.name in _SHAPES and len(eqn.invars) == 1:

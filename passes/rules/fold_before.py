@@ -298,6 +298,9 @@ class _NormBeforeLinear:
         if node.params.get("mapped"):
             state.fail("it is mapped over several scales", node)
             return None
+        if "keeps" in node.params:
+            state.fail("a derivative needs further results of it", node)
+            return None
         operands = operands_of(view, node)
         given = {k: v for k, v in operands.items() if k != "x"}
         if not given:

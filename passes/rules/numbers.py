@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxpress.capture import Literal, Value
+from jaxpress.capture import Literal, Value, compat
 from jaxpress.passes.view import View
 
 __all__ = ["keeps_digits", "keeps_range", "numbers_of"]
@@ -65,7 +64,7 @@ def _numbers(view: View, value: Value, limit: int, depth: int) -> np.ndarray | N
         return _array(value.val)
     held = view.constant_value(value)
     if held is not None:
-        if isinstance(held, jax.core.Tracer) or np.size(held) > limit:
+        if compat.is_tracer(held) or np.size(held) > limit:
             return None
         return _array(held)
     node = view.producer(value)
