@@ -69,6 +69,7 @@ __all__ = [
     "under_trace",
     "with_constants",
     "with_weak_type",
+    "without_constant_folding",
 ]
 
 _pe: Any = _partial_eval  # of no type: each version has functions that the other lacks
@@ -419,6 +420,11 @@ def under_jit() -> bool:
 def outside_trace() -> contextlib.AbstractContextManager[Any]:
     """Run concretely, even while an outer function is traced. Inputs must be concrete."""
     return jax.ensure_compile_time_eval()
+
+
+def without_constant_folding() -> contextlib.AbstractContextManager[Any]:
+    """A trace inside gives the same equations wherever it is made, also within `outside_trace`."""
+    return _config.eager_constant_folding(False)
 
 
 def is_tracer(x: Any) -> bool:

@@ -8,6 +8,7 @@ are, so that the same random numbers are drawn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -37,6 +38,10 @@ _OF_ONE_PRECISION = frozenset(
 )
 
 
+# Whether 64-bit types were on for the caller, whose graph this is: they are on for all that is run.
+_HAD_X64: ContextVar[bool] = ContextVar("had_x64", default=False)
+
+
 def evaluate_in_float64(graph: Graph, flat: Sequence[Any]) -> list[np.ndarray]:
     """Run ``graph`` with float64 in place of every narrower floating-point type.
 
@@ -50,6 +55,7 @@ def evaluate_in_float64(graph: Graph, flat: Sequence[Any]) -> list[np.ndarray]:
     # A random key is no NumPy array; it crosses into the 64-bit world as it is.
     arrays = [x if _is_key(x) else np.asarray(x) for x in flat]
     constants = [x if _is_key(x) else np.asarray(x) for x in graph.constant_values.values()]
+    _HAD_X64.set(jax.config.read("jax_enable_x64"))
     with compat.outside_trace(), compat.enable_x64():
         wide = [_widen(x) for x in arrays]
         wide_constants = [_widen(x) for x in constants]
@@ -103,6 +109,8 @@ def _run_node(node: Node, ins: list[Any]) -> list[Any]:
         return _run_body(_forward_body(node), ins)
     if _keeps_precision(node):
         return ins
+    if "keeps" in node.params:
+        return _run_body(_what_it_computes(node), ins)
     if node.op in _OF_ONE_PRECISION or node.subgraphs:
         return _as_traced(node, ins)
     params = {k: _wide_type(v) if isinstance(v, np.dtype) else v for k, v in node.params.items()}
@@ -125,6 +133,21 @@ def _forward_body(node: Node) -> Graph:
         if where in ("call_jaxpr", "jaxpr", "fun_jaxpr"):
             return graph_of_jaxpr(body, where)
     return node.subgraphs[0]
+
+
+def _what_it_computes(node: Node) -> Graph:
+    """The plain operations of a named op that also gives what its derivative needs.
+
+    Which results those are depends on the types, and on how numbers are promoted, so that both
+    have to be as they were in the trace.
+    """
+
+    def compute(*arrays: Any) -> Any:
+        return node.primitive.impl(*arrays, **node.params)
+
+    with compat.enable_x64(_HAD_X64.get()):
+        closed = compat.trace_closed(compute, [v.aval for v in node.inputs])
+    return graph_of_jaxpr(closed, node.op)
 
 
 def _keeps_precision(node: Node) -> bool:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.extend.core import Literal, jaxpr_as_fun
 
+from jaxpress.capture.compat import without_constant_folding
+
 if TYPE_CHECKING:
     from jaxpress.nnops.opdef import OpDef
 
@@ -67,7 +69,8 @@ def kept(op: OpDef, avals: Sequence[Any], params: Mapping[str, Any]) -> Kept:
     """What an op with ``keeps`` among its parameters computes for operands of these types."""
     static = {k: v for k, v in params.items() if k not in ("keeps", "keeps_mapped")}
     linearized = _linearized(op, params["keeps"], tuple(sorted(static.items())))
-    traced = linearized.trace(*avals)
+    with without_constant_folding():
+        traced = linearized.trace(*avals)
     closed = traced.jaxpr
     places: dict[Any, tuple[bool, int, tuple[Any, ...]]] = {
         v: (True, i, ()) for i, v in enumerate(closed.jaxpr.invars)

@@ -154,3 +154,21 @@ def test_printing_happens_once() -> None:
     run(graph, 1.0)
     jax.effects_barrier()
     assert not seen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("x64", [False, True], ids=["x64 off", "x64 on"])
+def test_derivatives_of_named_ops_run_in_float64(dtype, x64) -> None:
+    # What such an op keeps for its derivative depends on the types, and is not that of float64.
+    x = np.linspace(-2, 3, 12).reshape(3, 4)
+
+    def total(x):
+        return jnp.sum(jnp.tanh(nnops.layer_norm(x)) + nnops.squareplus(x))
+
+    with jax.enable_x64(x64):
+        graph = trace(jax.grad(total))(jnp.asarray(x, dtype))
+        assert any("keeps" in node.params for node in graph.nodes)
+        (got,) = evaluate_in_float64(graph, [np.asarray(jnp.asarray(x, dtype))])
+    with jax.enable_x64(True):
+        want = jax.grad(total)(jnp.asarray(jnp.asarray(x, dtype), "float64"))
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
