@@ -13,7 +13,10 @@ Static parameters of an op's primitive:
 - ``kernel``, for ops with more than one kernel: how it will be computed;
 - ``mapped``, only where ``vmap`` could not be expressed by leading dimensions: one tuple of axes
   per ``vmap``, innermost first, as in ``jax.vmap(..., in_axes=axes)``. The result's mapped axes
-  lead, outermost first.
+  lead, outermost first;
+- ``keeps`` and ``keeps_mapped``, only inside a derivative of an op that was defined with ``keeps``:
+  the operands whose tangents are wanted, and the axes of a ``vmap``. Such a node has more results,
+  those that the tangent needs (``nnops/keeping.py``).
 """
 
 from __future__ import annotations
