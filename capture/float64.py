@@ -55,7 +55,7 @@ def evaluate_in_float64(graph: Graph, flat: Sequence[Any]) -> list[np.ndarray]:
     # A random key is no NumPy array; it crosses into the 64-bit world as it is.
     arrays = [x if _is_key(x) else np.asarray(x) for x in flat]
     constants = [x if _is_key(x) else np.asarray(x) for x in graph.constant_values.values()]
-    _HAD_X64.set(jax.config.read("jax_enable_x64"))
+    _HAD_X64.set(compat.context_key()[0])
     with compat.outside_trace(), compat.enable_x64():
         wide = [_widen(x) for x in arrays]
         wide_constants = [_widen(x) for x in constants]
