@@ -40,6 +40,7 @@ from jaxpress.passes.view import View
 
 __all__ = [
     "FOLD_RULES",
+    "batch_norm_scale",
     "batch_norm_terms",
     "foldable_maker",
     "is_foldable",
@@ -155,6 +156,12 @@ class _BatchNormAfterLinear:
         return Match(view, root, values, nodes, (node, *steps, maker))
 
 
+def batch_norm_scale(norm: dict[str, Any], epsilon: float, dtype: Any) -> Any:
+    """What a ``batch_norm`` with these operands, None for those left out, multiplies by."""
+    root = lax.rsqrt(lax.add(as_type(norm["var"], dtype), np.asarray(epsilon, dtype)))
+    return root if norm["scale"] is None else lax.mul(root, as_type(norm["scale"], dtype))
+
+
 def batch_norm_terms(match: Match, operands: dict[str, Any], b: Any, dtype: Any) -> Any:
     """``(scale, shift)`` such that a matched ``batch_norm`` makes ``x * scale + shift`` of x + b.
 
@@ -162,10 +169,7 @@ def batch_norm_terms(match: Match, operands: dict[str, Any], b: Any, dtype: Any)
     """
     norm = {k: operands.pop(f"norm_{k}", None) for k in ("mean", "var", "scale", "bias")}
     wide = {k: as_type(v, dtype) for k, v in norm.items() if v is not None}
-    epsilon = np.asarray(match.nodes["norm"].params["epsilon"], dtype)
-    scale = lax.rsqrt(lax.add(wide["var"], epsilon))
-    if "scale" in wide:
-        scale = lax.mul(scale, wide["scale"])
+    scale = batch_norm_scale(norm, match.nodes["norm"].params["epsilon"], dtype)
     # A bias and the mean that it leads to are close: their difference comes first.
     shift = lax.neg(wide["mean"]) if b is None else lax.sub(as_type(b, dtype), wide["mean"])
     shift = lax.mul(shift, scale)

@@ -10,7 +10,13 @@ from jaxpress import nnops
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
-from jaxpress.passes.rules.fold import foldable_maker, is_foldable, norm_of, norm_scale
+from jaxpress.passes.rules.fold import (
+    batch_norm_scale,
+    foldable_maker,
+    is_foldable,
+    norm_of,
+    norm_scale,
+)
 from jaxpress.passes.rules.numbers import keeps_range
 from jaxpress.passes.rules.weights import as_type, operands_of, work_dtype
 
@@ -72,10 +78,7 @@ def _split(*, match: Match, **operands: Any) -> Any:
     norm = {k: operands.get(f"norm_{k}") for k in names}
     if joined.op == "add":
         first, second = parts
-        dtype = work_dtype(match.root)
-        scale = lax.rsqrt(lax.add(as_type(norm["var"], dtype), as_type(epsilon, dtype)))
-        if norm["scale"] is not None:
-            scale = lax.mul(scale, as_type(norm["scale"], dtype))
+        scale = batch_norm_scale(norm, epsilon, work_dtype(match.root))
         wide = lax.broadcast_in_dim(as_type(scale, second.dtype), second.shape, (axis,))
         y = nnops.batch_norm(first, *norm.values(), axis=axis, epsilon=epsilon)
         return lax.add(y, lax.mul(second, wide))
