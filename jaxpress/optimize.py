@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import ShapedArray
 
 from jaxpress.capture import ArgumentError, Graph, Value, VerificationError, compat, trace
+from jaxpress.capture.collector import collector_at_rest
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
 from jaxpress.capture.trace import function_name, static_places
@@ -115,6 +116,17 @@ class _Program:
 
         self._prologue = jax.jit(run_prologue)
         self._with_numpy = prologue is not None and numpy_can_run(prologue)
+        self._is_lowered = False
+
+    def run(self, prepared: list[Any], flat: list[Any]) -> list[Any]:
+        """The compiled graph's results, flat."""
+        if not (self._is_lowered or compat.under_trace() or jax.config.jax_disable_jit):
+            # The call finds the lowering in JAX's cache. Compiling may take minutes, in which other
+            # threads' garbage is collected as ever.
+            with collector_at_rest():
+                self.compiled.lower(self.constants, prepared, flat)
+            self._is_lowered = True
+        return self.compiled(self.constants, prepared, flat)
 
     def _run_prologue(self, weights: list[Any]) -> list[Any]:
         prologue = self.graph.prologue
@@ -210,7 +222,7 @@ class Optimized:
             out = evaluate(program.graph, flat, program.constants, prepared)
         else:
             # Alone, or under a transformation that runs step by step, such as grad: compiled.
-            out = program.compiled(program.constants, prepared, flat)
+            out = program.run(prepared, flat)
         assert program.signature is not None
         return jax.tree_util.tree_unflatten(program.signature.out_tree, out)
 

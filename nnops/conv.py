@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxpress.nnops.conv_geometry import (
     check_operands,
+    conv_shape,
     layout,
     per_dimension,
     resolve_padding,
@@ -113,6 +114,7 @@ _CONV = define_fused(
     check=check_operands,
     features_axis=lambda params: specs(params["dimension_numbers"]).out_spec[1],
     fold=_fold,
+    core_shape=conv_shape,
 )
 
 

@@ -13,6 +13,7 @@ from jaxpress.nnops.errors import OpError, OpTypeError
 
 __all__ = [
     "check_operands",
+    "conv_shape",
     "explicit_padding",
     "layout",
     "per_dimension",
@@ -152,6 +153,38 @@ def check_operands(x: Any, w: Any, params: Mapping[str, Any]) -> None:
             {"x": x, "w": w},
             "give a number of features that groups divides",
         )
+
+
+def conv_shape(x: Any, w: Any, params: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of a convolution whose operands `check_operands` let pass.
+
+    Args:
+        x: the input.
+        w: the kernel.
+        params: conv's static parameters.
+
+    Returns:
+        The shape, in conv's layout; None where it is symbolic or the kernel does not fit even once,
+        which lax knows what to say of.
+    """
+    numbers = specs(params["dimension_numbers"])
+    shape = [0] * x.ndim
+    shape[numbers.out_spec[0]] = x.shape[numbers.lhs_spec[0]]
+    shape[numbers.out_spec[1]] = w.shape[numbers.rhs_spec[0]]
+    spatial = zip(*(s[2:] for s in numbers), strict=True)
+    sliding = zip(params["strides"], params["dilation"], params["padding"], strict=True)
+    for (at, tap_axis, to), (stride, dilation, pair) in zip(spatial, sliding, strict=True):
+        size, step = x.shape[at], stride
+        if params["transposed"]:
+            size, step = (size - 1) * stride + 1, 1
+        taps = w.shape[tap_axis]
+        if not all(isinstance(n, int) for n in (size, taps, *pair)) or x.shape[at] < 1 or taps < 1:
+            return None
+        room = size + pair[0] + pair[1] - ((taps - 1) * dilation + 1)
+        if room < 0 or min(pair) < 0:
+            return None
+        shape[to] = room // step + 1
+    return tuple(shape)
 
 
 def resolve_padding(

@@ -65,6 +65,7 @@ _DENSE = define_fused(
     check=_check,
     features_axis=lambda params: -1,
     fold=fold_leading,
+    core_shape=lambda x, w, params: (*x.shape[:-1], w.shape[1]),
 )
 
 

@@ -79,6 +79,7 @@ def define_fused(
     check: Callable[..., None],
     features_axis: Callable[[Mapping[str, Any]], int | tuple[int, ...]],
     fold: Callable[..., Any],
+    core_shape: Callable[[Any, Any, Mapping[str, Any]], tuple[int, ...] | None] | None = None,
 ) -> OpDef:
     """Defines an op of the operands x, w, b and residual around a bilinear core.
 
@@ -94,6 +95,8 @@ def define_fused(
         fold: ``fold(x, residual, axes, size, params) -> (x, residual, unfold)`` takes in a mapped
             axis of x (and perhaps residual) as part of a batch dimension; ``unfold(y)`` gives the
             result and its mapped axis.
+        core_shape: ``core_shape(x, w, params)``, a short cut to the shape of the core's result;
+            None asks for the trace, as leaving it out does.
 
     Returns:
         The definition.
@@ -111,6 +114,9 @@ def define_fused(
     def core_aval(params: tuple[tuple[str, Any], ...], x: Any, w: Any) -> Any:
         static = dict(params)
         check(x, w, static)
+        shape = None if core_shape is None else core_shape(x, w, static)
+        if shape is not None:
+            return ShapedArray(shape, static["preferred_element_type"] or x.dtype)
         z = jax.eval_shape(functools.partial(core, **static), x, w)
         return ShapedArray(z.shape, z.dtype)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 
 from jaxpress.nnops.define import define
 from jaxpress.nnops.errors import OpError
@@ -25,9 +26,24 @@ def _max(x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     return jnp.max(x, axis, keepdims=keepdims)
 
 
-_DEFAULTS = {"axis": (-3, -2), "keepdims": False}
-_AVG = define("global_avg_pool", _mean, defaults=_DEFAULTS, batch=leading_batch, linear=True)
-_MAX = define("global_max_pool", _max, defaults=_DEFAULTS, batch=leading_batch)
+def _infer(avals: Any, params: Mapping[str, Any]) -> Any:
+    (x,) = avals
+    axes = {a % x.ndim for a in params["axis"]} if x.ndim else set()
+    # A maximum over nothing is refused by the trace.
+    if not jnp.issubdtype(x.dtype, jnp.floating) or 0 in x.shape:
+        return None
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    shape = [n for i, n in enumerate(kept) if params["keepdims"] or i not in axes]
+    return ShapedArray(tuple(shape), x.dtype)
+
+
+_HOW: dict[str, Any] = {
+    "defaults": {"axis": (-3, -2), "keepdims": False},
+    "batch": leading_batch,
+    "infer": _infer,
+}
+_AVG = define("global_avg_pool", _mean, **_HOW, linear=True)
+_MAX = define("global_max_pool", _max, **_HOW)
 
 
 def _pool(op: OpDef, x: Any, axis: int | Sequence[int] | None, keepdims: bool) -> jax.Array:

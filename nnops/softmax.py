@@ -6,7 +6,7 @@ Their ``axis`` is kept counted from the end, so that leading batch dimensions ch
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,11 +107,20 @@ def _log_softmax(x: Any, where: Any = None, *, axis: int | tuple[int, ...]) -> A
     return jax.nn.log_softmax(x, axis, where=where)
 
 
+def _infer(avals: Any, params: Mapping[str, Any]) -> Any:
+    """Real floating-point numbers keep their type."""
+    del params
+    x = avals[0]
+    alone = len(avals) == 1 and x.ndim > 0
+    return x if alone and jnp.issubdtype(x.dtype, jnp.floating) else None
+
+
 _SOFTMAX = define(
     "softmax",
     _softmax,
     optional=("where",),
     defaults={"axis": -1},
+    infer=_infer,
     jvp=_softmax_jvp,
     batch=aligned_batch,
 )
@@ -120,6 +129,7 @@ _LOG_SOFTMAX = define(
     _log_softmax,
     optional=("where",),
     defaults={"axis": -1},
+    infer=_infer,
     batch=aligned_batch,
 )
 _GLU = define("glu", jax.nn.glu, defaults={"axis": -1}, batch=leading_batch)

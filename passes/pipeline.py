@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxpress.capture import Graph, GraphError, PassError
+from jaxpress.capture.collector import collector_at_rest
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.record import Budget, Report, Rewrite, Step
 from jaxpress.passes.rule import Rule, RuleSet
@@ -184,7 +183,7 @@ class Pipeline:
             rewrite that did it are named.
         """
         watch = None if verify is None else StepCheck(graph, verify, tolerance, verify_kwargs)
-        with _collector_at_rest():
+        with collector_at_rest():
             return self._run(graph, check or watch is not None, watch, budget, on_step)
 
     def _run(
@@ -306,18 +305,6 @@ def _check_order(passes: Sequence[Pass]) -> None:
                     f"pass {p.name!r} must come before {other!r}, which stands in front of it in "
                     f"{names}"
                 )
-
-
-@contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Passes make many small objects that all live on; collecting in between only costs time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _several(p: Any) -> Iterable[Any]:

@@ -71,17 +71,19 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     rows = lax.transpose(w, [*(rhs[2 + i] for i in order), features, rhs[1]])
     rows = rows.reshape(-1, w.shape[features]).astype(sum_dtype)
     total = None
+    # Few equations a tap: a network has hundreds of taps, and each is traced, lowered and compiled.
+    split = multiplier != 1
+    shape = [*counts[: channels + 1], *([multiplier] if split else []), *counts[channels + 1 :]]
+    row_shape = (x.shape[channels], multiplier) if split else (w.shape[features],)
+    row_axes = (channels, channels + 1) if split else (channels,)
+    seen_axes = [i + (split and i > channels) for i in range(x.ndim)]
     slices = shifted_slices(padded, window, strides, dilation, counts)
     for tap, seen in enumerate(slices):
-        row = lax.index_in_dim(rows, tap, keepdims=False)
+        row = lax.slice_in_dim(rows, tap, tap + 1).reshape(row_shape)
         seen = lax.convert_element_type(seen, sum_dtype)
-        if multiplier == 1:
-            row = lax.expand_dims(row, [i for i in range(x.ndim) if i != channels])
-        else:
-            seen = lax.expand_dims(seen, [channels + 1])
-            row = row.reshape(x.shape[channels], multiplier)
-            row = lax.expand_dims(row, [i for i in range(x.ndim + 1) if i - channels not in (0, 1)])
-        product = lax.mul(seen, row)
+        if split:
+            seen = lax.broadcast_in_dim(seen, shape, seen_axes)
+        product = lax.mul(seen, lax.broadcast_in_dim(row, shape, row_axes))
         total = product if total is None else lax.add(total, product)
     assert total is not None
     if multiplier != 1:
