@@ -98,8 +98,11 @@ def run_blocks(text: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_page_on_rules_runs() -> None:
-    assert run_blocks((ROOT / "docs" / "writing-a-rule.md").read_text()) >= 8
+@pytest.mark.parametrize(
+    ("page", "blocks"), [("writing-a-rule", 8), ("graphs", 6), ("frameworks", 6), ("masks", 4)]
+)
+def test_pages_run(page: str, blocks: int) -> None:
+    assert run_blocks((ROOT / "docs" / f"{page}.md").read_text()) >= blocks
 
 
 @pytest.fixture
