@@ -74,7 +74,7 @@ def bisect(
 
     Args:
       fn: the function.
-      *args, **kwargs: its arguments, concrete arrays.
+      args, kwargs: its arguments, concrete arrays.
       passes, weight_argnums: as of ``jaxpress.optimize``.
       tolerance: the largest relative error; by dtype (2e-5 for float32), or three times that of
         ``jax.jit(fn)``, if left out.

@@ -177,17 +177,17 @@ def embedding(
 
     What happens to an id outside of the table:
 
-    ====================== ================================================================
-    ``mode``               a row that does not exist
-    ====================== ================================================================
-    ``"fill"``             is ``fill_value``, NaN if that is None; it has no gradient
-    ``"clip"``             is the nearest row, which gets the gradient
-    ``"wrap"``             is the row ``id % rows``
+    ======================= ================================================================
+    ``mode``                a row that does not exist
+    ======================= ================================================================
+    ``"fill"``              is ``fill_value``, NaN if that is None; it has no gradient
+    ``"clip"``              is the nearest row, which gets the gradient
+    ``"wrap"``              is the row ``id % rows``
     ``"promise_in_bounds"`` is the nearest row as things are, without a gradient; nobody
-                           should rely on it
-    ``"one_hot"``          is zero: the product of ``one_hot(ids)`` with the table, so a
-                           NaN anywhere in the table is a NaN everywhere in the result
-    ====================== ================================================================
+                            should rely on it
+    ``"one_hot"``           is zero: the product of ``one_hot(ids)`` with the table, so a
+                            NaN anywhere in the table is a NaN everywhere in the result
+    ======================= ================================================================
 
     Flax (Linen and NNX) and Keras use ``"fill"``, as jax.numpy.take does; Equinox and Haiku index
     the table, which is ``"promise_in_bounds"``, and Haiku has ``"one_hot"`` too.

@@ -33,7 +33,7 @@ def log1mexp(x: Any) -> jax.Array:
     Returns:
         An array of ``x``'s shape, below 0.
 
-    Source: jax.nn.log1mexp (Maechler, "Accurately computing log(1 - exp(-|a|))").
+    Source: jax.nn.log1mexp (Maechler, "Accurately computing ``log(1 - exp(-|a|))``").
 
     Example:
         >>> from jaxpress import nnops

@@ -145,7 +145,7 @@ def rotary_tables(
         interleaved: as in `rotary_embedding`.
 
     Returns:
-        ``(cos, sin)``, each (*positions.shape, features), float32 at least.
+        ``(cos, sin)``, each ``(*positions.shape, features)``, float32 at least.
 
     Raises:
         OpError: features is odd or not positive.
@@ -214,7 +214,7 @@ def sinusoidal_encoding(
         interleaved: sines and cosines by turns; otherwise all sines, then all cosines.
 
     Returns:
-        (*positions.shape, features), float32 at least.
+        ``(*positions.shape, features)``, float32 at least.
 
     Raises:
         OpError: features is odd or not positive.

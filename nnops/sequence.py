@@ -48,7 +48,7 @@ def sequence_mask(lengths: Any, maxlen: int | None = None) -> jax.Array:
         maxlen: how many positions; the greatest length if left out, which must be known then.
 
     Returns:
-        bool (*lengths.shape, maxlen).
+        bool ``(*lengths.shape, maxlen)``.
 
     Raises:
         OpError: maxlen is negative, or left out for lengths that are traced.
