@@ -44,6 +44,18 @@ def conv_case(name: str, size: int, cin: int, cout: int, k: int, stride: int, gr
     return Case("conv", name, ((1, size, size, cin), (k, k, cin // groups, cout)), params)
 
 
+def volume_case(name: str, depth: int, size: int, cin: int, cout: int, k: int, stride: int) -> Case:
+    """A convolution over three dimensions, batch 1, padded by half the kernel."""
+    params = {
+        "strides": (stride,) * 3,
+        "padding": ((k // 2, k // 2),) * 3,
+        "dilation": (1,) * 3,
+        "groups": 1,
+        "dimension_numbers": ("NDHWC", "DHWIO", "NDHWC"),
+    }
+    return Case("conv", name, ((1, depth, size, size, cin), (k, k, k, cin, cout)), params)
+
+
 def pool_case(op: str, name: str, size: int, channels: int, k: int, stride: int) -> Case:
     """A square window, no padding."""
     params = {
@@ -80,6 +92,29 @@ CASES = [
             (7, 320, 1280, 1),
             (7, 2048, 512, 1),
             (1, 1152, 48, 1),
+        )
+    ),
+    *(
+        conv_case(f"groups {g} {k}x{k} {n}x{n}x{c}", n, c, c, k, 1, g)
+        for n, c, k, g in ((28, 256, 3, 32), (14, 512, 3, 32), (28, 240, 1, 8), (27, 96, 5, 2))
+    ),
+    *(
+        conv_case(f"full {k}x{k} /{s} {n}x{n} {a}->{b}", n, a, b, k, s, 1)
+        for n, a, b, k, s in (
+            (28, 128, 128, 3, 1),
+            (14, 256, 256, 3, 1),
+            (14, 512, 512, 3, 2),
+            (7, 512, 512, 3, 1),
+            (2, 512, 512, 3, 1),
+            (4, 128, 128, 7, 1),
+        )
+    ),
+    *(
+        volume_case(f"volume {k}x{k}x{k} /{s} {d}x{n}x{n} {a}->{b}", d, n, a, b, k, s)
+        for d, n, a, b, k, s in (
+            (8, 28, 64, 64, 3, 1),
+            (16, 56, 3, 64, 3, 2),
+            (32, 32, 1, 16, 3, 1),
         )
     ),
     pool_case("avg_pool", "average 3x3 /1 112x112x64", 112, 64, 3, 1),

@@ -9,6 +9,7 @@ import jax.export
 import jax.numpy as jnp
 from jax import lax
 
+from jaxpress.nnops.conv_core import conv_core
 from jaxpress.nnops.conv_geometry import (
     check_operands,
     conv_shape,
@@ -20,46 +21,12 @@ from jaxpress.nnops.conv_geometry import (
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.fused import as_arrays, define_fused, fused_call
 from jaxpress.nnops.kernels.depthwise_shifted import DEPTHWISE_SHIFTED
+from jaxpress.nnops.kernels.grouped_split import GROUPED_SPLIT
+from jaxpress.nnops.kernels.patches_dot import PATCHES_DOT
+from jaxpress.nnops.kernels.planes import PLANES
 from jaxpress.nnops.kernels.pointwise_dot import POINTWISE_DOT
 
 __all__ = ["conv"]
-
-
-def _core(
-    x: Any,
-    w: Any,
-    *,
-    strides: tuple[int, ...],
-    padding: tuple[tuple[Any, Any], ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    dimension_numbers: Any,
-    transposed: bool,
-    precision: Any,
-    preferred_element_type: Any,
-) -> Any:
-    ones = (1,) * len(strides)
-    if any(jax.export.is_symbolic_dim(p) for pair in padding for p in pair):
-        # lax takes symbolic padding by name only, and the names are resolved by now.
-        edges = [(0, 0, 0)] * x.ndim
-        for axis, (low, high), step in zip(
-            specs(dimension_numbers).lhs_spec[2:], padding, strides, strict=True
-        ):
-            edges[axis] = (low, high, step - 1 if transposed else 0)
-        x, padding = lax.pad(x, jnp.zeros((), x.dtype), edges), ((0, 0),) * len(strides)
-        strides, transposed = (ones, False) if transposed else (strides, False)
-    return lax.conv_general_dilated(
-        x,
-        w,
-        window_strides=ones if transposed else strides,
-        padding=padding,
-        lhs_dilation=strides if transposed else ones,
-        rhs_dilation=dilation,
-        dimension_numbers=specs(dimension_numbers),
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
 
 
 def _normalize(params: dict[str, Any]) -> dict[str, Any]:
@@ -102,14 +69,14 @@ def _merge(value: Any, mapped: int, at: int) -> Any:
 
 _CONV = define_fused(
     "conv",
-    _core,
+    conv_core,
     defaults={
         "groups": 1,
         "transposed": False,
         "precision": None,
         "preferred_element_type": None,
     },
-    kernels=(DEPTHWISE_SHIFTED, POINTWISE_DOT),
+    kernels=(DEPTHWISE_SHIFTED, POINTWISE_DOT, GROUPED_SPLIT, PLANES, PATCHES_DOT),
     normalize=_normalize,
     check=check_operands,
     features_axis=lambda params: specs(params["dimension_numbers"]).out_spec[1],

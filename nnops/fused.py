@@ -114,9 +114,11 @@ def define_fused(
     def core_aval(params: tuple[tuple[str, Any], ...], x: Any, w: Any) -> Any:
         static = dict(params)
         check(x, w, static)
-        shape = None if core_shape is None else core_shape(x, w, static)
-        if shape is not None:
-            return ShapedArray(shape, static["preferred_element_type"] or x.dtype)
+        dtype = static["preferred_element_type"] or x.dtype
+        if core_shape is not None and jnp.issubdtype(dtype, jnp.floating):
+            shape = core_shape(x, w, static)
+            if shape is not None:
+                return ShapedArray(shape, dtype)
         z = jax.eval_shape(functools.partial(core, **static), x, w)
         return ShapedArray(z.shape, z.dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -21,14 +21,20 @@ __all__ = ["KERNEL_PREFERENCES", "select_kernels"]
 # tuned convolutions of their own, and keep the reference.
 KERNEL_PREFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {
-        "conv": ("depthwise_shifted", "pointwise_dot"),
+        "conv": ("depthwise_shifted", "pointwise_dot", "grouped_split", "planes", "patches_dot"),
         "avg_pool": ("shifted", "separable"),
         "max_pool": ("shifted", "separable"),
     },
 }
 
 # A sum over more taps than this makes a program too large to compile quickly.
-MAX_TAPS = {"depthwise_shifted": 128, "shifted": 9}
+MAX_TAPS = {"depthwise_shifted": 128, "shifted": 9, "patches_dot": 128}
+MAX_GROUPS = 64
+
+# Below so many weights a convolution is quick in any form.
+FEW_WEIGHTS = 1 << 14
+# With so few positions and so many weights a convolution does not keep all cores busy.
+FEW_POSITIONS, MANY_WEIGHTS = 64, 1 << 19
 
 
 def select_kernels(
@@ -131,14 +137,40 @@ def _suits(node: Node, kernel: str) -> bool:
         # XLA compiles a product with one row into a loop of its own, ten milliseconds each, which
         # is no faster than the convolution that it calls.
         return False
+    if kernel == "depthwise_shifted" and node.params["groups"] == 1:
+        return False  # of one channel there is an ordinary convolution, and its gradient is faster
+    if kernel == "grouped_split" and node.params["groups"] > MAX_GROUPS:
+        return False
+    if kernel == "patches_dot" and not _is_small(node):
+        return False
     return _taps(node) <= MAX_TAPS.get(kernel, math.inf)
 
 
-def _positions(node: Node) -> int:
+def _is_small(node: Node) -> bool:
+    """Whether an image is smaller than the kernel, or nearly all of the work is to read weights."""
+    x, w = node.inputs[:2]
+    numbers = specs(node.params["dimension_numbers"])
+    image, weights = _size(x.shape[i] for i in numbers.lhs_spec[2:]), _size(w.shape)
+    if not math.isfinite(weights):
+        return False
+    if image < _taps(node):
+        return weights >= FEW_WEIGHTS
+    y = node.output
+    positions = _size(y.shape[i] for i in (numbers.out_spec[0], *numbers.out_spec[2:]))
+    return positions <= FEW_POSITIONS and weights >= MANY_WEIGHTS
+
+
+def _positions(node: Node) -> float:
     """At how many places, batch included, a convolution of size 1 is computed."""
-    shape = node.inputs[0].shape
-    features = shape[specs(node.params["dimension_numbers"]).lhs_spec[1]]
-    return math.prod(shape) // max(features, 1)
+    x = node.inputs[0]
+    channels = specs(node.params["dimension_numbers"]).lhs_spec[1]
+    return _size(n for i, n in enumerate(x.shape) if i != channels)
+
+
+def _size(shape: Iterable[Any]) -> float:
+    """The product of dimensions; infinite where one is symbolic, and may be large."""
+    shape = list(shape)
+    return math.prod(shape) if all(isinstance(n, int) for n in shape) else math.inf
 
 
 def _taps(node: Node) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax import lax
 
+from jaxpress.nnops.conv_core import from_features_last
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.nnops.opdef import Kernel
 
@@ -37,7 +38,7 @@ def pointwise_dot(x: Any, w: Any, **params: Any) -> Any:
         The convolution, in conv's layout and dtype.
     """
     numbers = specs(params["dimension_numbers"])
-    lhs, out = numbers.lhs_spec, numbers.out_spec
+    lhs = numbers.lhs_spec
     if any(s > 1 for s in params["strides"]):
         steps = [1] * x.ndim
         for axis, stride in zip(lhs[2:], params["strides"], strict=True):
@@ -52,13 +53,7 @@ def pointwise_dot(x: Any, w: Any, **params: Any) -> Any:
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
     )
-    # The product has x's other axes in their order, then the features.
-    rest = sorted(i for i in range(x.ndim) if i != lhs[1])
-    place = {axis: i for i, axis in enumerate(rest)} | {lhs[1]: len(rest)}
-    to = [0] * x.ndim
-    for source, target in zip(lhs, out, strict=True):
-        to[target] = place[source]
-    return lax.transpose(y, to)
+    return from_features_last(y, numbers)
 
 
 POINTWISE_DOT = Kernel("pointwise_dot", pointwise_dot, applies)

@@ -91,6 +91,7 @@ def test_fitting_kernels_look_through_mapped_axes():
     assert op.fitting_kernels([v.aval for v in eqn.invars], eqn.params) == (
         "reference",
         "pointwise_dot",
+        "patches_dot",
     )
     x, w = jnp.ones((7, 1, 5, 5, 3)), jnp.ones((2, 3, 3, 1, 3, 7))
     f = jax.vmap(jax.vmap(lambda x, w: nnops.conv(x, w, groups=3), (0, -1)), (None, 0))
@@ -98,4 +99,5 @@ def test_fitting_kernels_look_through_mapped_axes():
     assert op.fitting_kernels([v.aval for v in eqn.invars], eqn.params) == (
         "reference",
         "depthwise_shifted",
+        "grouped_split",
     )
