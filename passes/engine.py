@@ -22,9 +22,9 @@ MAX_GENERATIONS = 64
 MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
-# What moves elements or treats all alike, and how many of these in a row patterns look past.
+# What moves elements, treats all alike or joins them, and how many in a row patterns look past.
 MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"}) | frozenset(
-    {"avg_pool", "global_avg_pool", "pad", "concatenate"}
+    {"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub"}
 )
 MAX_MOVES = 4
 
