@@ -89,9 +89,6 @@ def norm_of(state: State, node: Node) -> dict[str, Value] | None:
     if node.params.get("mapped"):
         state.fail("it is mapped over several statistics", node)
         return None
-    if "keeps" in node.params:
-        state.fail("a derivative needs further results of it", node)
-        return None
     return operands_of(state.view, node)
 
 
