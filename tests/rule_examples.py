@@ -188,6 +188,11 @@ CASES: dict[str, Case] = {
         (IMAGE,),
         lambda x: nnops.batch_norm(lax.pad(image_conv(x), 1.0, AROUND), KB, KS),
     ),
+    "fold_shifted": Case(
+        lambda x: image_conv(x / 2.0 - 0.5, padding="SAME"),
+        (IMAGE,),
+        lambda x: image_conv(x / 2.0 - 0.5, padding="VALID"),
+    ),
     "fold_shift": Case(lambda x: image_conv(x) + KB, (IMAGE,), lambda x: image_conv(x) + x.mean()),
     "fold_before": Case(lambda x: dense_of(x * positive(4)), (X,), lambda x: dense_of(x * x)),
     "fold_norm": Case(

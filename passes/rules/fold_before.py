@@ -49,7 +49,7 @@ from jaxpress.passes.rules.weights import (
 )
 from jaxpress.passes.view import View
 
-__all__ = ["FOLD_BEFORE_RULES"]
+__all__ = ["FOLD_BEFORE_RULES", "takers_of"]
 
 # More users than this of one value are not looked at: a rule does bounded work at a node.
 MAX_USERS = 16
@@ -118,7 +118,9 @@ def _is_full(linear: Node) -> bool:
     return all(isinstance(p, int) and p <= 0 for pair in params["padding"] for p in pair)
 
 
-def _takers(state: State, value: Value, varies: tuple[int, ...], shifts: bool) -> list[Node] | None:
+def takers_of(
+    state: State, value: Value, varies: tuple[int, ...], shifts: bool
+) -> list[Node] | None:
     """The users of ``value``, if all are linear ops that can take in what made it."""
     view = state.view
     users = view.users(value)
@@ -186,7 +188,7 @@ class _AffineBeforeLinear:
         if reason:
             state.fail(reason, made)
             return None
-        if _takers(state, path.source, varies, shifts) is None:
+        if takers_of(state, path.source, varies, shifts) is None:
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
@@ -320,7 +322,7 @@ class _NormBeforeLinear:
         ):
             state.fail("its scale does not run along the axes that it norms", node)
             return None
-        takers = _takers(state, node.output, axes, "bias" in given)
+        takers = takers_of(state, node.output, axes, "bias" in given)
         if takers is None:
             return None
         numbers = {k: numbers_of(view, v) for k, v in given.items()}
