@@ -205,6 +205,10 @@ def _sweep(
             left = editor.users(value)
             if len(left) == 1:
                 again.extend(left)
+                # What makes it may go to a user that it could not go to before.
+                maker = None if editor.is_known(value) else editor.producer(value)
+                if maker is not None:
+                    again.append(maker)
         if match.root is not node:
             again.append(node)
         for new in nodes:
