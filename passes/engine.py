@@ -22,9 +22,9 @@ MAX_GENERATIONS = 64
 MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
-# What moves elements or treats all alike, and how many of these in a row patterns look past.
+# What moves elements, treats all alike or joins them, and how many in a row patterns look past.
 MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"}) | frozenset(
-    {"avg_pool", "global_avg_pool", "pad", "concatenate"}
+    {"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub"}
 )
 MAX_MOVES = 4
 
@@ -205,6 +205,10 @@ def _sweep(
             left = editor.users(value)
             if len(left) == 1:
                 again.extend(left)
+                # What makes it may go to a user that it could not go to before.
+                maker = None if editor.is_known(value) else editor.producer(value)
+                if maker is not None:
+                    again.append(maker)
         if match.root is not node:
             again.append(node)
         for new in nodes:

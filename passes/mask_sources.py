@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.core import ShapedArray
 
 from jaxpress.capture import Node, PassError, Value, compat
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.nnops.einsum_equation import parse_equation
 from jaxpress.passes.pruning import keep_above, magnitude_mask, threshold
-from jaxpress.passes.weight_sites import MOVES, WAYS, Scope
+from jaxpress.passes.weight_sites import JOIN, MOVES, Scope
 
 __all__ = [
     "GivenMasks",
@@ -72,27 +73,41 @@ class GivenMasks(MaskSource):
                 self.masks[base] = scope.editor.add_constant(mask)
 
     def mask(self, scope: Scope, node: Node, w: Value) -> Value | None:
-        _, base = scope.origin(w)
-        return None if base not in self.masks else self.follow(scope, w, node)
+        return self.follow(scope, w, node) if self._dtypes(scope, w) else None
+
+    def _dtypes(self, scope: Scope, value: Value) -> list[Any]:
+        """Of the masks of what ``value`` is made from."""
+        return [self.masks[base].dtype for base in scope.origins(value) if base in self.masks]
 
     def follow(self, scope: Scope, value: Value, before: Node) -> Value:
-        """The mask of ``value``: that of its origin, moved as ``value`` was."""
+        """The mask of ``value``: those of its origins, moved and joined as ``value`` was."""
+        dtypes = self._dtypes(scope, value)
+
+        def emit(fn: Any, *operands: Value) -> Value:
+            return scope.editor.emit(fn, operands, before=before, like=before, cache=False)[0]
+
+        if not dtypes:  # a part that has no mask stays as it is
+            return emit(lambda: lax.full(value.shape, 1, bool))
+        sources = scope.sources(value)
         maker = scope.editor.producer(value)
-        if maker is not None and maker.op in WAYS and len(scope.editor.inputs(maker)) == 1:
-            inner = self.follow(scope, scope.editor.inputs(maker)[0], before)
-            if maker.op not in MOVES:
-                return inner
+        if sources and maker is not None:
+            inner = [self.follow(scope, v, before) for v in sources]
+            if maker.op not in MOVES | {JOIN}:
+                return inner[0]
+            place = next(i for i, v in enumerate(maker.outputs) if v is value)
 
-            def move(mask: Any) -> Any:
-                return compat.bind(maker.primitive, [mask], maker.params)
+            def move(*masks: Any) -> Any:
+                dtype = jnp.result_type(*masks)
+                masks = [lax.convert_element_type(mask, dtype) for mask in masks]
+                return compat.bind(maker.primitive, masks, maker.params)[place]
 
-            return scope.editor.emit(move, (inner,), before=before, like=before, cache=False)[0]
+            return emit(move, *inner)
         if value not in scope.given:
             return from_outside(scope, self.masks[value])
         key = (scope.given[value][0], value)
         if key not in scope.needed:
-            dtype = self.masks[scope.origin(value)[1]].dtype
-            scope.needed[key] = Value(f"{value.name}_mask", ShapedArray(value.shape, dtype))
+            aval = ShapedArray(value.shape, jnp.result_type(*dtypes))
+            scope.needed[key] = Value(f"{value.name}_mask", aval)
         return scope.needed[key]
 
 
@@ -170,7 +185,7 @@ def _axes(node: Node, w: Value) -> dict[str, Any]:
             "input_axis": equation.w.index(equation.contracted[-1]) if equation.contracted else -1,
             "output_axes": [i for i, c in enumerate(equation.w) if c in equation.features],
         }
-    if node.op == "dense":
+    if node.op not in ("attend", "embedding"):
         return {"input_axis": 0, "output_axes": 1}
     # Rows of a table: attend sums over features; of an embedding, features go together.
     return {"input_axis": 1, "output_axes": 0 if node.op == "attend" else w.ndim - 1}

@@ -95,10 +95,6 @@ class Op(Pattern):
             return state.fail(
                 lambda: f"{node.op} does not meet the pattern's condition", node, part=self
             )
-        if "keeps" in node.params:
-            return state.fail(
-                lambda: f"a derivative needs further results of {node.op}", node, part=self
-            )
         mark = state.mark()
         if self.constraint is not None:
             reason = self.constraint.why_not(node.outputs[self.output], state)

@@ -20,7 +20,8 @@ from jaxpress.passes.rules.cleanup import CLEANUP_RULES, DROP_RESHAPE, RESHAPE_C
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
-from jaxpress.passes.rules.fold_split import FOLD_SPLIT
+from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
+from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
@@ -103,7 +104,7 @@ algebra = Pass(
 )
 fold_batch_norm = Pass(
     "fold_batch_norm",
-    FOLD_RULES + FOLD_SPLIT + FOLD_BEFORE_RULES + FOLD_CHAIN_RULES,
+    FOLD_RULES + FOLD_SPLIT_RULES + FOLD_BEFORE_RULES + FOLD_SHIFTED + FOLD_CHAIN_RULES,
     "Known scales and shifts move into the weights.",
     after="raise_ops",
 )

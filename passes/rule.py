@@ -149,6 +149,8 @@ class Rule:
     def match(self, view: View, node: Node, state: State | None = None) -> Match | None:
         """The match rooted at ``node``, or ``None``."""
         state = State(view) if state is None else state
+        if not _is_whole(node, state):
+            return None
         if not isinstance(self.pattern, Pattern):
             match = self.pattern.find(state, node)
             return match if match is not None and self._accepts(match, state) else None
@@ -181,6 +183,8 @@ class Rule:
 
     def _accepts(self, match: Match, state: State) -> bool:
         """Whether the match may be made: nothing else needs what goes, and the guard agrees."""
+        if not all(_is_whole(node, state) for node in match.matched):
+            return False
         if not _is_replaceable(match, state):
             return False
         if not self.shared and not _inner_values_are_private(match, state):
@@ -324,6 +328,16 @@ class RuleSet:
 
     def __repr__(self) -> str:
         return f"RuleSet({', '.join(rule.name for rule in self.rules)})"
+
+
+def _is_whole(node: Node, state: State) -> bool:
+    """Whether the results of a node are those that its op has outside of a derivative.
+
+    Patterns and replacements know these alone; see ``jaxpress.nnops.keeping``.
+    """
+    if "keeps" in node.params:
+        return state.fail(lambda: f"a derivative needs further results of {node.op}", node)
+    return True
 
 
 def _is_replaceable(match: Match, state: State) -> bool:

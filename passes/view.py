@@ -145,13 +145,17 @@ def channel_base(view: View, value: Value) -> tuple[Value, int | None] | None:
 
 
 def is_parameter_like(view: View, value: Value) -> bool:
-    """Whether ``value`` is known before the data, or is an input that was at most rearranged."""
-    while True:
-        if view.is_known(value):
-            return True
+    """Whether ``value`` is known before the data, or is inputs that were at most rearranged."""
+    seen: set[Value] = set()
+    stack = [value]
+    while stack:
+        value = stack.pop()
         node = view.producer(value)
-        if node is None:
-            return True
-        if node.op not in _MOVEMENT:
+        if view.is_known(value) or node is None or value in seen:
+            continue
+        seen.add(value)
+        if node.op != "concatenate" and node.op not in _MOVEMENT:
             return False
-        value = view.inputs(node)[0]
+        inputs = view.inputs(node)
+        stack.extend(inputs if node.op == "concatenate" else inputs[:1])
+    return True

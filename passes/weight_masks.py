@@ -25,7 +25,6 @@ from jaxpress.passes.pruning import check_structure
 from jaxpress.passes.record import Rewrite
 from jaxpress.passes.rules.weights import operands_of
 from jaxpress.passes.weight_sites import (
-    WEIGHTS,
     Scope,
     Sites,
     Where,
@@ -51,14 +50,16 @@ def insert_weight_masks(
 ) -> Pass:
     """A pass that multiplies weights with masks: ``op(x, w)`` becomes ``op(x, w * mask)``.
 
-    The function is raised to named ops first. Exactly one of ``sparsity``, ``masks`` and
-    ``argument`` says where masks come from. Where weights and masks are known, the products are
-    computed once, by ``fold_constants``.
+    The function is raised to named ops first. Give it the loss, and differentiate what comes out:
+    in a gradient, cotangents are weights of products like any others. Exactly one of
+    ``sparsity``, ``masks`` and ``argument`` says where masks come from. Where weights and masks are
+    known, the products are computed once, by ``fold_constants``.
 
     Args:
-      where: which ops: None for every dense, conv, einsum_dense, attend and embedding; an op's
-        name; a pattern for scopes or for weights' names, such as ``"*/Conv_*"``; a predicate of the
-        node; or several of these, of which any will do.
+      where: which ops: None for every dense, conv, einsum_dense, attend, embedding, lstm, gru and
+        rnn (the weights of x and of the state alike); an op's name; a pattern for scopes or for
+        weights' names, such as ``"*/Conv_*"``; a predicate of the node; or several of these, of
+        which any will do.
       sparsity: the fraction of weights to drop, the smallest first, or a function that gives it
         for a node. The mask is computed from the weights themselves.
       structure: ``"unstructured"``, ``"channel"`` (whole features), or ``(n, m)`` to keep n of each
@@ -109,6 +110,12 @@ def insert_weight_masks(
             source = GivenMasks(given)
         elif masks is not None:
             source = GivenMasks(mask_arrays(masks, sites.names))
+        elif sites.partly:
+            node, operand = sites.partly[0]
+            raise PassError(
+                f"{NAME}: {where!r} chooses some of the weights that {node!r} joins to its "
+                f"{operand}; choose all of them, or give masks"
+            )
         elif scope == "global":
             assert isinstance(sparsity, float | int)
             source = GlobalMasks(list(sites.names), sparsity)
@@ -176,16 +183,18 @@ class _Inserter:
             if any(inside):
                 self._give(scope, node, children)
                 changed = True
-            if node in self.sites.nodes and self._mask(scope, node):
-                changed = True
+            for operand in self.sites.nodes.get(node, ()):
+                new = self._mask(scope, node, operand)
+                changed, node = changed or new is not node, new
         return changed
 
-    def _mask(self, scope: Scope, node: Node) -> bool:
-        editor, operand = scope.editor, WEIGHTS[node.op]
+    def _mask(self, scope: Scope, node: Node, operand: str) -> Node:
+        """The node with one of its operands masked."""
+        editor = scope.editor
         w = operands_of(editor, node)[operand]
         mask = self.source.mask(scope, node, w)
         if mask is None:
-            return False
+            return node
 
         def multiply(w: Any, mask: Any) -> Any:
             return lax.mul(w, lax.convert_element_type(mask, w.dtype))
@@ -197,7 +206,7 @@ class _Inserter:
         new = node.with_inputs(tuple(inputs))
         editor.exchange(node, new)
         self.record.append(Rewrite(NAME, NAME, "approximate", (node,), (*nodes, new)))
-        return True
+        return new
 
     def _give(self, scope: Scope, node: Node, children: list[Scope]) -> None:
         """Exchange a node's bodies, and hand in what they need."""

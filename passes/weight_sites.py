@@ -25,14 +25,20 @@ __all__ = [
     "find_sites",
 ]
 
-# Which operand holds the weights.
-WEIGHTS = {"dense": "w", "conv": "w", "einsum_dense": "w", "attend": "w", "embedding": "table"}
+# Which operands hold the weights.
+WEIGHTS = {
+    **dict.fromkeys(("dense", "conv", "einsum_dense", "attend"), ("w",)),
+    "embedding": ("table",),
+    **{f"{op}{step}": ("w_ih", "w_hh") for op in ("lstm", "gru", "rnn") for step in ("", "_cell")},
+}
 
 # A mask goes the way that its weights go.
 MOVES = frozenset(
     {"reshape", "squeeze", "expand_dims", "transpose", "copy", "slice", "rev", "broadcast_in_dim"}
+    | {"split"}
 )
-WAYS = MOVES | {"convert_element_type"}
+WAYS = MOVES | {"convert_element_type", "neg"}
+JOIN = "concatenate"
 
 Where = str | Callable[[Node], Any] | Iterable[Any] | None
 
@@ -77,25 +83,48 @@ class Scope:
         # stand for, with whether it is one row of that.
         self.needed: dict[tuple[str, Value], Value] = {}
 
-    def origin(self, value: Value) -> tuple[Scope, Value]:
-        """Where ``value`` comes from if it was only moved: an argument, a constant, or a result."""
-        scope: Scope = self
-        while True:
-            node = scope.editor.producer(value)
-            if node is not None and node.op in WAYS and len(scope.editor.inputs(node)) == 1:
-                value = scope.editor.inputs(node)[0]
+    def origins(self, value: Value) -> dict[Value, Scope]:
+        """What ``value`` was moved and joined from: arguments, constants, or results of others."""
+        found: dict[Value, Scope] = {}
+        stack: list[tuple[Scope, Value]] = [(self, value)]
+        seen: set[Value] = set()
+        while stack:
+            scope, value = stack.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            inputs = scope.sources(value)
+            if inputs:
+                stack.extend((scope, v) for v in reversed(inputs))
             elif value in scope.given and scope.parent is not None:
-                value, scope = scope.given[value][1], scope.parent
+                stack.append((scope.parent, scope.given[value][1]))
             else:
-                return scope, value
+                found[value] = scope
+        return found
+
+    def sources(self, value: Value) -> tuple[Value, ...]:
+        """What ``value`` is moved or joined from in this very body."""
+        node = self.editor.producer(value)
+        if node is None:
+            return ()
+        inputs = self.editor.inputs(node)
+        moved = node.op in WAYS and len(inputs) == 1
+        return inputs if moved or node.op == JOIN else ()
 
 
 class Sites:
-    """The chosen nodes, and the names of what their weights come from."""
+    """The chosen nodes, and the names of what their weights come from.
+
+    Attributes:
+      nodes: the chosen operands of each.
+      names: of what these are moved and joined from.
+      partly: those operands of which only some parts are chosen.
+    """
 
     def __init__(self) -> None:
-        self.nodes: set[Node] = set()
+        self.nodes: dict[Node, tuple[str, ...]] = {}
         self.names: dict[Value, str] = {}
+        self.partly: list[tuple[Node, str]] = []
 
 
 def find_sites(graph: Graph, chosen: Callable[[Node, str], bool]) -> Sites:
@@ -107,17 +136,28 @@ def find_sites(graph: Graph, chosen: Callable[[Node, str], bool]) -> Sites:
         for node in scope.editor.nodes():
             for child in children_of(scope, node):
                 visit(child)
-            operand = WEIGHTS.get(node.op)
-            if operand is None:
+            if node.op not in WEIGHTS:
                 continue
-            home, base = scope.origin(operands_of(scope.editor, node)[operand])
-            name = sites.names.get(base) or _name_of(home, base, node, operand, taken)
+            operands = operands_of(scope.editor, node)
+            here = [name for name in WEIGHTS[node.op] if name in operands]
+            found = {name: look(scope, node, name, operands[name]) for name in here}
+            if any(found.values()):
+                sites.nodes[node] = tuple(name for name in here if found[name])
+
+    def look(scope: Scope, node: Node, operand: str, w: Value) -> bool:
+        """Whether some of an operand's parts are chosen."""
+        all_of_them, some = True, False
+        for base, home in scope.origins(w).items():
             if base.dtype is None or not jnp.issubdtype(base.dtype, jnp.inexact):
                 continue
+            name = sites.names.get(base) or _name_of(home, base, node, operand, taken)
             if chosen(node, name):
-                taken[name] = base
-                sites.names[base] = name
-                sites.nodes.add(node)
+                taken[name], sites.names[base], some = base, name, True
+            else:
+                all_of_them = False
+        if some and not all_of_them:
+            sites.partly.append((node, operand))
+        return some
 
     visit(Scope(graph))
     return sites

@@ -45,6 +45,8 @@ TESTED_ELSEWHERE = {
     "raise_scaled_mask": "tests/passes/rules/test_raise_dropout.py",
 }
 
+AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
+
 CASES: dict[str, Case] = {
     # What does nothing, or undoes itself.
     "convert_scalar": Case(
@@ -175,6 +177,21 @@ CASES: dict[str, Case] = {
         ),
         (IMAGE,),
         lambda x: nnops.batch_norm(lax.concatenate([image_conv(x), x], 3), array(7), positive(7)),
+    ),
+    "fold_sum": Case(
+        lambda x: nnops.batch_norm(image_conv(x) + nnops.conv(x, POINT), KB, KS),
+        (IMAGE,),
+        lambda x: nnops.batch_norm(image_conv(x) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
+    ),
+    "fold_padded_norm": Case(
+        lambda x: nnops.batch_norm(lax.pad(image_conv(x), 0.0, AROUND), KB, KS),
+        (IMAGE,),
+        lambda x: nnops.batch_norm(lax.pad(image_conv(x), 1.0, AROUND), KB, KS),
+    ),
+    "fold_shifted": Case(
+        lambda x: image_conv(x / 2.0 - 0.5, padding="SAME"),
+        (IMAGE,),
+        lambda x: image_conv(x / 2.0 - 0.5, padding="VALID"),
     ),
     "fold_shift": Case(lambda x: image_conv(x) + KB, (IMAGE,), lambda x: image_conv(x) + x.mean()),
     "fold_before": Case(lambda x: dense_of(x * positive(4)), (X,), lambda x: dense_of(x * x)),

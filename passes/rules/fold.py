@@ -1,7 +1,7 @@
 """Scales and shifts that are known before the data move into the weights of what comes before.
 
 Every rule reassociates: ``(x @ w) * s`` and ``x @ (w * s)`` are equal, and rounded differently.
-Average pooling, reshapes and transposes may stand between.
+Average pooling, zero padding, slices, reshapes and transposes may stand between.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
+    PAD,
+    SLICE,
     axes_after,
     keeps_sums,
     linear_maker,
@@ -65,7 +67,7 @@ def foldable_maker(
     state: State, value: Value, user: Node, shifts: bool
 ) -> tuple[Node, tuple[Node, ...], tuple[int, ...]] | None:
     """The linear op behind ``value``, the steps between, and where its features come out."""
-    found = linear_maker(state, value, user, MOVES | AVERAGE)
+    found = linear_maker(state, value, user, MOVES | AVERAGE | PAD | SLICE)
     if found is None:
         return None
     maker, steps = found
@@ -73,7 +75,7 @@ def foldable_maker(
         state.fail(f"{maker.op} adds a residual before", maker)
         return None
     if shifts and not all(map(keeps_sums, steps)):
-        state.fail("means over padding change a shift", user)
+        state.fail("padding, or means over it, change a shift", user)
         return None
     axes = axes_after(state.view, steps, bias_axes(maker))
     if axes is None:
@@ -86,9 +88,6 @@ def norm_of(state: State, node: Node) -> dict[str, Value] | None:
     """The operands of a ``batch_norm`` whose statistics are not mapped."""
     if node.params.get("mapped"):
         state.fail("it is mapped over several statistics", node)
-        return None
-    if "keeps" in node.params:
-        state.fail("a derivative needs further results of it", node)
         return None
     return operands_of(state.view, node)
 

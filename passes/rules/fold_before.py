@@ -23,7 +23,7 @@ from jaxpress.passes.rules.fold import (
     norm_scale,
     scale_of,
 )
-from jaxpress.passes.rules.numbers import keeps_digits, keeps_range, numbers_of
+from jaxpress.passes.rules.numbers import keeps_digits, keeps_gain, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
@@ -38,6 +38,7 @@ from jaxpress.passes.rules.weights import (
     LINEAR_OPS,
     along,
     as_type,
+    bias_shape,
     input_axes,
     operands_of,
     rebind,
@@ -48,7 +49,7 @@ from jaxpress.passes.rules.weights import (
 )
 from jaxpress.passes.view import View
 
-__all__ = ["FOLD_BEFORE_RULES"]
+__all__ = ["FOLD_BEFORE_RULES", "takers_of"]
 
 # More users than this of one value are not looked at: a rule does bounded work at a node.
 MAX_USERS = 16
@@ -117,20 +118,26 @@ def _is_full(linear: Node) -> bool:
     return all(isinstance(p, int) and p <= 0 for pair in params["padding"] for p in pair)
 
 
-def _all_users_take(state: State, value: Value, varies: tuple[int, ...], shifts: bool) -> bool:
-    """Whether every user of ``value`` is a linear op that can take in what made it."""
+def takers_of(
+    state: State, value: Value, varies: tuple[int, ...], shifts: bool
+) -> list[Node] | None:
+    """The users of ``value``, if all are linear ops that can take in what made it."""
     view = state.view
     users = view.users(value)
     if view.is_output(value) or not users or len(users) > MAX_USERS:
-        return state.fail(lambda: f"{value!r} is an output, or has many users")
+        state.fail(lambda: f"{value!r} is an output, or has many users")
+        return None
+    takers = []
     for user in users:
         linear = _next_linear(view, value, user)
         path = None if linear is None else _path(state, linear)
         if linear is None or path is None or path.source is not value:
-            return state.fail(lambda: f"{value!r} is used elsewhere as well", user)
+            state.fail(lambda: f"{value!r} is used elsewhere as well", user)
+            return None
         if not _takes(state, linear, path, varies, shifts):
-            return False
-    return True
+            return None
+        takers.append(linear)
+    return takers
 
 
 def _next_linear(view: View, value: Value, user: Node) -> Node | None:
@@ -181,7 +188,7 @@ class _AffineBeforeLinear:
         if reason:
             state.fail(reason, made)
             return None
-        if not _all_users_take(state, path.source, varies, shifts):
+        if takers_of(state, path.source, varies, shifts) is None:
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
@@ -298,9 +305,6 @@ class _NormBeforeLinear:
         if node.params.get("mapped"):
             state.fail("it is mapped over several scales", node)
             return None
-        if "keeps" in node.params:
-            state.fail("a derivative needs further results of it", node)
-            return None
         operands = operands_of(view, node)
         given = {k: v for k, v in operands.items() if k != "x"}
         if not given:
@@ -318,8 +322,17 @@ class _NormBeforeLinear:
         ):
             state.fail("its scale does not run along the axes that it norms", node)
             return None
-        if not _all_users_take(state, node.output, axes, "bias" in given):
+        takers = takers_of(state, node.output, axes, "bias" in given)
+        if takers is None:
             return None
+        numbers = {k: numbers_of(view, v) for k, v in given.items()}
+        for linear in takers:
+            w = operands_of(view, linear)["w"]
+            reason = keeps_range(view, w, numbers.get("scale"))
+            reason = reason or keeps_gain(view, w, bias_shape(linear), numbers.get("bias"))
+            if reason:
+                state.fail(reason, linear)
+                return None
         return Match(view, node, operands, info={"axes": axes})
 
 

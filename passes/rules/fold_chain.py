@@ -17,7 +17,7 @@ from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.fold import is_foldable
-from jaxpress.passes.rules.numbers import keeps_range, numbers_of
+from jaxpress.passes.rules.numbers import MAX_PRODUCT, keeps_product, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import linear_maker
 from jaxpress.passes.rules.weights import (
     along,
@@ -64,6 +64,7 @@ class _LinearAfterLinear:
             state.fail("the two have other dtypes or precisions", node)
             return None
         reason = self.refuses(maker, node, first, second)
+        reason = reason or self._loses(view, maker, node, first, second)
         if reason:
             state.fail(reason, node)
             return None
@@ -74,6 +75,27 @@ class _LinearAfterLinear:
     def refuses(self, maker: Node, node: Node, first: Any, second: Any) -> str | None:
         raise NotImplementedError
 
+    def _loses(self, view: View, maker: Node, node: Node, first: Any, second: Any) -> str | None:
+        """Why the product of the two weights would lose some of the result, if it would."""
+        both = []
+        for operands in (first, second):
+            numbers = numbers_of(view, operands["w"], MAX_PRODUCT)
+            if numbers is None:
+                return None
+            both.append(np.broadcast_to(numbers, operands["w"].shape))
+        places = self.between(maker, node)
+        v, w = (
+            np.moveaxis(x, a, 0).reshape(x.shape[a], -1) for x, a in zip(both, places, strict=True)
+        )
+        bias = numbers_of(view, first["b"]) if "b" in first else None
+        if bias is not None:
+            bias = np.broadcast_to(bias, first["b"].shape)
+        return keeps_product(v.T, w, second["w"].dtype, bias)
+
+    def between(self, maker: Node, node: Node) -> tuple[int, int]:
+        """The axes of the two weights that are summed over between them."""
+        raise NotImplementedError
+
 
 class _DenseAfterDense(_LinearAfterLinear):
     def refuses(self, maker: Node, node: Node, first: Any, second: Any) -> str | None:
@@ -82,6 +104,9 @@ class _DenseAfterDense(_LinearAfterLinear):
         if inner * out >= (inner + out) * between:
             return "one product would take as many operations as the two"
         return None
+
+    def between(self, maker: Node, node: Node) -> tuple[int, int]:
+        return 1, 0
 
 
 def _dense(*, match: Match, **operands: Any) -> Any:
@@ -134,6 +159,10 @@ class _ConvAfterConv(_LinearAfterLinear):
         if places[1] * max(taps) * inner * out >= cost:
             return "one convolution would take as many operations as the two"
         return None
+
+    def between(self, maker: Node, node: Node) -> tuple[int, int]:
+        first, second = (specs(n.params["dimension_numbers"]).rhs_spec for n in (maker, node))
+        return first[0], second[1]
 
 
 def _pointwise_first(maker: Node, node: Node, taps: list[int], bias: bool) -> bool | None:

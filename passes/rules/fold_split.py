@@ -1,33 +1,74 @@
-"""A batch norm of what several linear ops make together becomes one of each, to be folded there."""
+"""Known scales and shifts of what several linear ops make together go to these, to be folded there.
+
+So does a batch norm of what a linear op makes and a pad, or a mean over padding, changes: its scale
+goes through, and its shift stays behind. Every rule reassociates.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 
 from jaxpress import nnops
-from jaxpress.capture import Node
+from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rule import Match, Rule
+from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.fold import (
     batch_norm_scale,
+    batch_norm_terms,
     foldable_maker,
     is_foldable,
     norm_of,
     norm_scale,
+    scale_of,
 )
 from jaxpress.passes.rules.numbers import keeps_range
-from jaxpress.passes.rules.weights import as_type, operands_of, work_dtype
+from jaxpress.passes.rules.steps import keeps_sums, replay, step_nodes
+from jaxpress.passes.rules.weights import (
+    as_type,
+    bias_shape,
+    operands_of,
+    rebind,
+    scale_outputs,
+    spread_of,
+    work_dtype,
+)
+from jaxpress.passes.view import View
 
-__all__ = ["FOLD_SPLIT"]
+__all__ = ["FOLD_PADDED_NORM", "FOLD_SPLIT", "FOLD_SPLIT_RULES", "FOLD_SUM"]
 
 # More parts than this are not looked at: a rule does bounded work at a node.
 MAX_PARTS = 16
 
+_SUMS = frozenset({"add", "sub"})
+
+
+def _takes(
+    state: State,
+    part: Value,
+    user: Node,
+    along: set[int],
+    known: dict[str, Value],
+    scale: Any,
+    shifts: bool,
+) -> bool:
+    """Whether a linear op behind ``part`` can take in what runs along some of its features."""
+    found = foldable_maker(state, part, user, shifts)
+    if found is None:
+        return False
+    maker, _, axes = found
+    if not along <= set(axes):
+        return state.fail("it does not run along the features of every part", user)
+    if not is_foldable(state, maker, known):
+        return False
+    reason = keeps_range(state.view, operands_of(state.view, maker)["w"], scale)
+    return reason is None or state.fail(reason, maker)
+
 
 class _NormOfParts:
-    """``batch_norm(concatenate(linear, linear))``, or of their sum, where each can take it in."""
+    """``batch_norm(concatenate(linear, linear))``, where each can take it in."""
 
     names = frozenset({"batch_norm"})
     size = 3
@@ -36,8 +77,8 @@ class _NormOfParts:
         view = state.view
         norm = norm_of(state, node)
         joined = None if norm is None else view.producer(norm["x"])
-        if norm is None or joined is None or joined.op not in ("concatenate", "add"):
-            state.fail("it norms no concatenation and no sum", node)
+        if norm is None or joined is None or joined.op != "concatenate":
+            state.fail("it norms no concatenation", node)
             return None
         if view.use_count(norm["x"]) != 1 or norm["x"].dtype != node.output.dtype:
             state.fail("what it norms is used elsewhere, or has another dtype", node)
@@ -50,50 +91,247 @@ class _NormOfParts:
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
         scale = norm_scale(view, node, norm)[1]
         for part in parts:
-            found = foldable_maker(state, part, joined, shifts=True)
-            if found is None:
+            if not isinstance(part.shape[axis], int):
+                state.fail(f"how long a part is along axis {axis} is not known", joined)
                 return None
-            maker, _, axes = found
-            if axes != (axis,) or not isinstance(part.shape[axis], int):
-                state.fail(f"it norms axis {axis}, not the features of every part", node)
-                return None
-            if joined.op == "add" and part.shape != norm["x"].shape:
-                state.fail("the sum broadcasts", joined)
-                return None
-            if not is_foldable(state, maker, statistics):
-                return None
-            reason = keeps_range(view, operands_of(view, maker)["w"], scale)
-            if reason:
-                state.fail(reason, node)
+            if not _takes(state, part, joined, {axis}, statistics, scale, shifts=True):
                 return None
         values = {**{f"part{i}": v for i, v in enumerate(parts)}, **statistics}
         return Match(view, node, values, {"joined": joined}, (joined,), {"axis": axis})
 
 
-def _split(*, match: Match, **operands: Any) -> Any:
+def _norm_operands(operands: dict[str, Any]) -> dict[str, Any]:
+    return {k: operands.get(f"norm_{k}") for k in ("mean", "var", "scale", "bias")}
+
+
+def _split_concatenation(*, match: Match, **operands: Any) -> Any:
     joined, axis = match.nodes["joined"], match.info["axis"]
-    epsilon = match.root.params["epsilon"]
-    parts = [operands[f"part{i}"] for i in range(len(joined.inputs))]
-    names = ("mean", "var", "scale", "bias")
-    norm = {k: operands.get(f"norm_{k}") for k in names}
-    if joined.op == "add":
-        first, second = parts
-        scale = batch_norm_scale(norm, epsilon, work_dtype(match.root))
-        wide = lax.broadcast_in_dim(as_type(scale, second.dtype), second.shape, (axis,))
-        y = nnops.batch_norm(first, *norm.values(), axis=axis, epsilon=epsilon)
-        return lax.add(y, lax.mul(second, wide))
+    norm = _norm_operands(operands)
     out, start, along = [], 0, int(joined.params["dimension"])
-    for part in parts:
+    for i in range(len(joined.inputs)):
+        part = operands[f"part{i}"]
         stop = start + part.shape[axis]
         own = [
             v if v is None or along != axis else lax.slice_in_dim(v, start, stop)
             for v in norm.values()
         ]
-        out.append(nnops.batch_norm(part, *own, axis=axis, epsilon=epsilon))
+        out.append(nnops.batch_norm(part, *own, axis=axis, epsilon=match.root.params["epsilon"]))
         start = stop
     return lax.concatenate(out, along)
 
 
 # batch_norm(concatenate(conv(x), conv(y))) -> concatenate(batch_norm(conv(x)), ...)
+FOLD_SPLIT = Rule("fold_split", _NormOfParts(), _split_concatenation, numerics="reassociates")
+
+
+class _AffineOfSum:
+    """A batch norm, or something known, of sums of linear ops.
+
+    A shift goes to the first that can take it in, a scale to every one, so that all must.
+    """
+
+    names = frozenset({"batch_norm", "mul", "div"}) | _SUMS
+    size = 3
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        affine = self._norm(state, node) if node.op == "batch_norm" else self._known(state, node)
+        if affine is None:
+            return None
+        x, along, known, scale = affine
+        maker = view.producer(x)
+        if maker is None or maker.op not in _SUMS or x.dtype != node.output.dtype:
+            state.fail("it is of no sum, or of one in another dtype", node)
+            return None
+        parts = _parts(state, x, node)
+        if parts is None:
+            return None
+        leaves, inner = parts
+        shifts, first = node.op not in ("mul", "div"), None
+        for i, (leaf, user) in enumerate(leaves):
+            # One has to be shifted: whichever can be.
+            taken = _takes(state, leaf, user, along, known, scale, shifts and first is None)
+            if not taken and shifts and first is None and node.op == "batch_norm":
+                taken = _takes(state, leaf, user, along, known, scale, shifts=False)
+            elif taken and shifts and first is None:
+                first = i
+            if not taken and node.op not in _SUMS:
+                return None
+            if first is not None and node.op in _SUMS:
+                break
+        if shifts and first is None:
+            state.fail("no part of the sum can be shifted", node)
+            return None
+        values = {f"leaf{i}": v for i, (v, _) in enumerate(leaves)} | known
+        info = {"shape": _shape_of(view, x, [v for v, _ in leaves]), "first": first}
+        return Match(view, node, values, {}, inner, info)
+
+    def _norm(self, state: State, node: Node) -> Any:
+        norm = norm_of(state, node)
+        if norm is None:
+            return None
+        known = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
+        axis = node.params["axis"] % node.output.ndim
+        return norm["x"], {axis}, known, norm_scale(state.view, node, norm)[1]
+
+    def _known(self, state: State, node: Node) -> Any:
+        view = state.view
+        a, b = view.inputs(node)
+        if view.is_known(a) and node.op in ("mul", "add"):
+            a, b = b, a
+        if view.is_known(a) or not view.is_known(b):
+            state.fail("it is with nothing that is known before the data", node)
+            return None
+        if b.dtype != a.dtype or a.shape != node.output.shape or b.ndim not in (0, a.ndim):
+            state.fail("it broadcasts the sum", node)
+            return None
+        scale = scale_of(view, node, b) if node.op in ("mul", "div") else None
+        return a, set(spread_of(view, b)[1]), {"other": b}, scale
+
+
+def _parts(
+    state: State, total: Value, user: Node
+) -> tuple[list[tuple[Value, Node]], list[Node]] | None:
+    """What is summed, each with the sum that takes it, and the sums; ``None`` where one stays."""
+    view = state.view
+    leaves: list[tuple[Value, Node]] = []
+    inner: list[Node] = []
+    stack = [(total, user)]
+    while stack:
+        value, user = stack.pop()
+        node = view.producer(value)
+        own = view.use_count(value) == 1 and view.inputs(user).count(value) == 1
+        if node is None or node.op not in _SUMS or not own:
+            leaves.append((value, user))
+            continue
+        if value.shape != total.shape or any(v.shape != total.shape for v in view.inputs(node)):
+            state.fail("a sum broadcasts", node)
+            return None
+        if not jnp.issubdtype(value.dtype, jnp.floating) or len(inner) == MAX_PARTS:
+            state.fail("it is no sum of floats, or of too many parts", node)
+            return None
+        inner.append(node)
+        stack.extend((v, node) for v in reversed(view.inputs(node)))
+    values = [v for v, _ in leaves]
+    if not inner or len(set(values)) != len(values):
+        state.fail("a part comes twice, or the sum is used elsewhere", user)
+        return None
+    if any(map(view.is_known, values)):
+        state.fail("a part is known, and folds by itself", user)
+        return None
+    return leaves, inner
+
+
+def _shape_of(view: View, value: Value, leaves: list[Value]) -> Any:
+    """How leaves are summed: the place of one, or an op and what it takes."""
+    if value in leaves:
+        return leaves.index(value)
+    node = view.producer(value)
+    assert node is not None
+    return (node.op, *(_shape_of(view, v, leaves) for v in view.inputs(node)))
+
+
+def _rebuild(shape: Any, leaves: list[Any]) -> Any:
+    if isinstance(shape, int):
+        return leaves[shape]
+    op, a, b = shape
+    apply = lax.add if op == "add" else lax.sub
+    return apply(_rebuild(a, leaves), _rebuild(b, leaves))
+
+
+def _sign(shape: Any, i: int) -> int:
+    """Whether leaf ``i`` is added or taken away; 0 where it is not in this sum."""
+    if isinstance(shape, int):
+        return int(shape == i)
+    op, a, b = shape
+    return _sign(a, i) or (-1 if op == "sub" else 1) * _sign(b, i)
+
+
+def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
+    node, shape, first = match.root, match.info["shape"], match.info["first"]
+    n = sum(1 for name in operands if name.startswith("leaf"))
+    leaves = [operands[f"leaf{i}"] for i in range(n)]
+    if node.op in ("mul", "div"):
+        apply = lax.mul if node.op == "mul" else lax.div
+        wide = jnp.broadcast_to(other, leaves[0].shape)
+        return _rebuild(shape, [apply(leaf, wide) for leaf in leaves])
+    taken_away = _sign(shape, first) < 0
+    if node.op in _SUMS:
+        apply = lax.add if (node.op == "add") != taken_away else lax.sub
+        leaves[first] = apply(leaves[first], jnp.broadcast_to(other, leaves[first].shape))
+        return _rebuild(shape, leaves)
+    norm, dtype = _norm_operands(operands), node.output.dtype
+    axis, epsilon = node.params["axis"] % node.output.ndim, node.params["epsilon"]
+    scale = as_type(batch_norm_scale(norm, epsilon, work_dtype(node)), dtype)
+    wide = lax.broadcast_in_dim(scale, leaves[0].shape, (axis,))
+    if taken_away:  # -(-y - mean) * s + h
+        norm |= {"mean": lax.neg(norm["mean"])}
+        if norm["bias"] is not None:
+            norm |= {"bias": lax.neg(norm["bias"])}
+    leaves = [
+        nnops.batch_norm(leaf, *norm.values(), axis=axis, epsilon=epsilon)
+        if i == first
+        else lax.mul(leaf, wide)
+        for i, leaf in enumerate(leaves)
+    ]
+    return _rebuild(shape, leaves)
+
+
 # batch_norm(conv(x) + conv(y), mean, var, g, h) -> batch_norm(conv(x)) + conv(y) * s
-FOLD_SPLIT = Rule("fold_split", _NormOfParts(), _split, numerics="reassociates")
+# (conv(x) + conv(y)) * s -> conv(x) * s + conv(y) * s;  (conv(x) + y) + t -> (conv(x) + t) + y
+FOLD_SUM = Rule("fold_sum", _AffineOfSum(), _split_sum, numerics="reassociates")
+
+
+class _NormAfterPadding:
+    """``batch_norm(pad(linear))``: the padded zeros are scaled and shifted like all else."""
+
+    names = frozenset({"batch_norm"})
+    size = 3
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        norm = norm_of(state, node)
+        found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=False)
+        if norm is None or found is None:
+            return None
+        maker, steps, axes = found
+        if all(map(keeps_sums, steps)):
+            state.fail("it folds as a whole", node)
+            return None
+        if (node.params["axis"] % node.output.ndim,) != axes:
+            state.fail(f"it norms axis {node.params['axis']}, not the features", node)
+            return None
+        if norm["x"].dtype != node.output.dtype:
+            state.fail(f"it makes {node.output.dtype} of {norm['x'].dtype}", node)
+            return None
+        statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
+        if not is_foldable(state, maker, statistics):
+            return None
+        reason = keeps_range(view, operands_of(view, maker)["w"], norm_scale(view, node, norm)[1])
+        if reason:
+            state.fail(reason, node)
+            return None
+        values = {**operands_of(view, maker), **statistics}
+        nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
+        return Match(view, node, values, nodes, (*steps, maker), {"axes": axes})
+
+
+def _scale_through_padding(*, match: Match, **operands: Any) -> Any:
+    linear = match.nodes["linear"]
+    dtype, out = work_dtype(linear), match.root.output
+    scale, shift = batch_norm_terms(match, operands, None, dtype)
+    scale = lax.reshape(scale, bias_shape(linear))
+    operands["w"] = scale_outputs(linear, operands["w"], scale)
+    if operands.get("b") is not None:
+        b = lax.mul(as_type(operands["b"], dtype), scale)
+        operands["b"] = as_type(b, linear.output.dtype)
+    y = replay(match.nodes, rebind(linear, operands))
+    return lax.add(y, lax.broadcast_in_dim(as_type(shift, out.dtype), y.shape, match.info["axes"]))
+
+
+# batch_norm(pad(conv(x, w, b)), mean, var, g, h) -> pad(conv(x, w * s, b * s)) + (h - mean * s)
+FOLD_PADDED_NORM = Rule(
+    "fold_padded_norm", _NormAfterPadding(), _scale_through_padding, numerics="reassociates"
+)
+
+FOLD_SPLIT_RULES = RuleSet((FOLD_SPLIT, FOLD_SUM, FOLD_PADDED_NORM))

@@ -5,6 +5,8 @@ Closed-over arrays have numbers when rules are applied; declared weights have no
 
 from __future__ import annotations
 
+import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,20 @@ import numpy as np
 from jaxpress.capture import Literal, Value, compat
 from jaxpress.passes.view import View
 
-__all__ = ["keeps_digits", "keeps_range", "numbers_of"]
+__all__ = [
+    "MAX_PRODUCT",
+    "keeps_digits",
+    "keeps_gain",
+    "keeps_product",
+    "keeps_range",
+    "numbers_of",
+]
 
 _MAX_SIZE = 1 << 16
+# The same where all weights are looked at.
+_MAX_WEIGHTS = 1 << 26
+# The same for products, and for how many operations these take.
+MAX_PRODUCT, _MAX_OPERATIONS = 1 << 24, 1 << 30
 _MAX_DEPTH = 12
 
 # Scales beyond these powers of two are refused, whatever the weights: bfloat16 ranges like float32.
@@ -26,6 +39,9 @@ _LARGEST, _SMALLEST = 2.0**14, 2.0**-13
 _FACTOR, _NARROW_FACTOR = 64, 4
 # The same where nothing tells what it leaves.
 _UNSCALED = 256
+
+# What was looked up, by graph: a weight is asked for again and again.
+_MEMO: weakref.WeakKeyDictionary[View, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 _FUNCTIONS = {
     "add": np.add,
@@ -56,12 +72,26 @@ def numbers_of(view: View, value: Value, limit: int = _MAX_SIZE) -> np.ndarray |
       looked through.
     """
     with np.errstate(all="ignore"):
-        return _numbers(view, value, limit, 0)
+        return _numbers(view, value, limit, 0, _MEMO.setdefault(view, {}))
 
 
-def _numbers(view: View, value: Value, limit: int, depth: int) -> np.ndarray | None:
+def _numbers(
+    view: View, value: Value, limit: int, depth: int, memo: dict[Any, Any]
+) -> np.ndarray | None:
+    """As ``numbers_of``. What a value is never changes while its graph is rewritten."""
     if isinstance(value, Literal):
         return _array(value.val)
+    x, looked_from = memo.get((value, limit), (None, _MAX_DEPTH + 2))
+    if x is None and depth < looked_from:  # from nearer than before, more can be seen
+        x = _compute(view, value, limit, depth, memo)
+        if x is None or x.size <= _MAX_SIZE:
+            memo[value, limit] = x, depth
+    return x
+
+
+def _compute(
+    view: View, value: Value, limit: int, depth: int, memo: dict[Any, Any]
+) -> np.ndarray | None:
     held = view.constant_value(value)
     if held is not None:
         if compat.is_tracer(held) or np.size(held) > limit:
@@ -70,7 +100,7 @@ def _numbers(view: View, value: Value, limit: int, depth: int) -> np.ndarray | N
     node = view.producer(value)
     if node is None or depth > _MAX_DEPTH:
         return None
-    inputs = [_numbers(view, v, limit, depth + 1) for v in view.inputs(node)]
+    inputs = [_numbers(view, v, limit, depth + 1, memo) for v in view.inputs(node)]
     if not inputs or any(x is None for x in inputs):
         return None
     x = inputs[0]
@@ -120,12 +150,69 @@ def keeps_range(view: View, w: Any, scale: np.ndarray | None) -> str | None:
             return f"scales reach from {size.min():.1e} to {size.max():.1e}"
     if not half or not isinstance(w, Value):
         return None
-    numbers = numbers_of(view, w, limit=1 << 26)
+    numbers = numbers_of(view, w, limit=_MAX_WEIGHTS)
     if numbers is None or scale is None or not size.size:
         return None
     largest = float(np.max(np.abs(numbers), initial=0.0))
     if largest * size.max() > _LARGEST or 0 < largest * size.min() < _SMALLEST:
         return f"{w.dtype} would not hold the weights"
+    return None
+
+
+def keeps_gain(view: View, w: Value, features: Any, shift: np.ndarray | None) -> str | None:
+    """Why a bias could not hold what weights make of a shift; ``None`` if it can.
+
+    Args:
+      view: the graph.
+      w: the weights.
+      features: how many there are, or their shape.
+      shift: the numbers; ``None`` where they are not known.
+    """
+    if shift is None:
+        return None
+    if not np.all(np.isfinite(shift)):
+        return "a shift is not finite"
+    largest = float(np.max(np.abs(shift), initial=0.0))
+    if largest > 2.0**_WIDE:
+        return f"shifts reach to {largest:.1e}"
+    numbers = None
+    if w.dtype == np.float16:
+        numbers = numbers_of(view, w, limit=_MAX_WEIGHTS)
+    if numbers is not None and numbers.size:
+        # The most that one feature could sum up.
+        terms = numbers.size / np.prod(features)
+        if largest * float(np.max(np.abs(numbers))) * terms > _LARGEST:
+            return f"{w.dtype} might not hold the bias"
+    return None
+
+
+def keeps_product(
+    first: np.ndarray | None, second: np.ndarray | None, dtype: Any, rows: np.ndarray | None = None
+) -> str | None:
+    """Why the product of two weights would leave the range of their dtype; ``None`` if not.
+
+    Args:
+      first: numbers of shape (n, between); ``None`` where they are not known.
+      second: numbers of shape (between, m).
+      dtype: of the weights.
+      rows: further rows of ``first``: a bias.
+    """
+    if first is None or second is None:
+        return None
+    if rows is not None:
+        first = np.concatenate([first, rows.reshape(-1, first.shape[1])])
+    sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (first, second)]
+    if not np.all(np.isfinite(sizes)):
+        return "a weight is not finite"
+    if not 2.0**-_WIDE <= math.prod(sizes) <= 2.0**_WIDE and math.prod(sizes):
+        return f"weights reach to {sizes[0]:.1e} and {sizes[1]:.1e}"
+    if dtype != np.float16:
+        return None
+    if first.size * second.shape[1] > _MAX_OPERATIONS:
+        return f"how large the product in {np.dtype(dtype)} would be is too much to look at"
+    largest = float(np.max(np.abs(first.astype("float32") @ second.astype("float32")), initial=0.0))
+    if largest > _LARGEST or 0 < largest < _SMALLEST:
+        return f"{np.dtype(dtype)} would not hold the product"
     return None
 
 

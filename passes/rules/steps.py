@@ -21,6 +21,7 @@ __all__ = [
     "AVERAGE",
     "MOVES",
     "PAD",
+    "SLICE",
     "Origin",
     "axes_after",
     "axes_before",
@@ -34,6 +35,7 @@ __all__ = [
 MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"})
 AVERAGE = frozenset({"avg_pool", "global_avg_pool"})
 PAD = frozenset({"pad"})
+SLICE = frozenset({"slice"})
 
 MAX_STEPS = 4
 
@@ -136,7 +138,10 @@ def replay(nodes: dict[str, Node], x: Any) -> Any:
 def keeps_sums(node: Node) -> bool:
     """Whether a constant comes out of a step as it went in."""
     if node.op == "pad":
-        return False
+        # One that only takes elements away.
+        config = [tuple(row) for row in node.params["padding_config"]]
+        whole = all(isinstance(n, int) for row in config for n in row)
+        return whole and all(low <= 0 and high <= 0 and n == 0 for low, high, n in config)
     if node.op == "global_avg_pool":
         # The mean of nothing is no number, whatever is added to it.
         shape = node.inputs[0].shape
@@ -216,9 +221,12 @@ def axes_before(
 
 
 def _leaves(node: Node, axes: Iterable[int]) -> bool:
-    """Whether a pad or pooling step does nothing along ``axes``."""
+    """Whether a pad, slice or pooling step does nothing along ``axes``."""
     if node.op == "pad":
         return all(tuple(node.params["padding_config"][a]) == (0, 0, 0) for a in axes)
+    if node.op == "slice":
+        shape, out, strides = node.inputs[0].shape, node.output.shape, node.params["strides"]
+        return all(shape[a] == out[a] and (strides is None or strides[a] == 1) for a in axes)
     params = node.params
     if node.op == "global_avg_pool":
         ndim = node.inputs[0].ndim

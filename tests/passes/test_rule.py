@@ -9,9 +9,10 @@ import pytest
 from jax import lax
 
 from helpers import array, assert_refuses, rewritten
+from jaxpress import nnops
 from jaxpress.capture import PassError, trace
 from jaxpress.capture.edit import Editor
-from jaxpress.passes import Rule, RuleSet, any_value, op, repeated, rewrite, scalar
+from jaxpress.passes import Match, Rule, RuleSet, any_value, op, repeated, rewrite, scalar
 from jaxpress.testing import assert_rewrites, check_rule
 
 X, Y = array(2, 3), array(2, 3, seed=1)
@@ -280,3 +281,32 @@ def test_an_operation_with_an_effect_is_not_replaced() -> None:
 def test_what_is_no_pattern_is_refused() -> None:
     with pytest.raises(PassError, match=r"'r'.*is no pattern"):
         Rule("r", "sin", lambda x: x)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_node_with_results_for_a_derivative_is_left(shared) -> None:
+    """Wherever it stands in a match, and however that is found."""
+    norm = op("layer_norm", any_value("x"), name="norm")
+
+    class Programmed:
+        names, size = frozenset({"neg"}), 2
+
+        def find(self, state, node):
+            made = state.view.producer(node.inputs[0])
+            if made is None or made.op != "layer_norm":
+                return None
+            return Match(state.view, node, {"x": made.inputs[0]}, matched=(made,))
+
+    def again(x):
+        return lax.neg(nnops.layer_norm(x))
+
+    rules = [
+        Rule("root", norm, lambda x: nnops.layer_norm(x), shared=shared),
+        Rule("inner", op("neg", norm), again, shared=shared),
+        Rule("programmed", Programmed(), again, shared=shared),
+    ]
+    graph = trace(jax.grad(lambda x: jnp.sum(jnp.sin(lax.neg(nnops.layer_norm(x))))))(X)
+    assert "keeps" in graph.find("layer_norm")[0].params
+    for rule in rules:
+        assert rewrite(graph, rule) is graph
+        assert "further results" in str(rule.why_not(graph))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import recurrent_frameworks
 from jax import lax
 from sklearn.datasets import load_digits
 
@@ -360,3 +362,62 @@ def test_integer_weights_are_left_alone() -> None:
     w = jnp.arange(12).reshape(3, 4)
     with pytest.raises(PassError, match="there are none"):
         insert_weight_masks(sparsity=0.5)(trace(lambda x: x @ w)(jnp.ones((2, 3), int)))
+
+
+ROWS = array(2, 4)
+
+
+def recurrent_of(library):
+    """A recurrent layer as a function of its weights, and these."""
+    if library == "haiku":  # one array, of which slices multiply x and the state
+        fn, args = recurrent_frameworks.haiku(lambda: hk.LSTM(recurrent_frameworks.H))
+    elif library == "linen":  # an array for each gate
+        fn, args = recurrent_frameworks.linen("GRUCell")
+    else:
+        params = {"w": array(4, 9), "u": array(3, 9)}
+        return lambda p, x: nnops.gru_cell(x, x[:, :3], p["w"], p["u"]), params, ROWS
+    # Given as arguments.
+    return fn.func, fn.args[0], args[0]
+
+
+@pytest.mark.parametrize("library", ["haiku", "linen", "nnops"])
+def test_recurrent_weights_in_all_their_parts(library) -> None:
+    fn, params, x = recurrent_of(library)
+    graph = trace(fn)(params, x)
+    names = [v.name for v in graph.inputs][: len(jax.tree.leaves(params))]
+    shapes = maskable_weights(graph)
+    leaves, tree = jax.tree.flatten(params)
+    assert set(shapes) == {n for n, v in zip(names, leaves, strict=True) if v.ndim == 2}
+    masks = {name: array(*v.shape, seed=3) > 0 for name, v in shapes.items()}
+
+    def by_hand(params, x):
+        leaves = jax.tree.leaves(params)
+        pairs = zip(names, leaves, strict=True)
+        return fn(tree.unflatten([v * masks[n] if n in masks else v for n, v in pairs]), x)
+
+    given = jp.optimize(fn, [insert_weight_masks(argument="masks"), "default"], weight_argnums=0)
+    constant = jp.optimize(fn, [insert_weight_masks(masks=masks), "training"])
+    for f in (lambda p, x: given(p, x, masks=masks), constant):
+
+        def outcome(f):
+            loss = lambda p: sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(f(p, x)))  # noqa: E731
+            return jax.jit(jax.value_and_grad(loss))(params)
+
+        assert_close(outcome(f), outcome(by_hand))
+    counts = given.graph(params, x, masks=masks).count()
+    assert not {"mul", "dot_general", "dense"} & set(counts)
+
+
+def test_masks_for_some_parts_of_a_joined_weight() -> None:
+    def fn(p, x):
+        return x @ jnp.concatenate([p["q"], p["k"]], 1)
+
+    params = {"q": array(4, 3), "k": array(4, 3, seed=1)}
+    mask = array(4, 3, seed=2) > 0
+    masked = jp.optimize(fn, [insert_weight_masks(masks={"p['k']": mask})])
+    want = fn(params | {"k": params["k"] * mask}, ROWS)
+    assert_close(masked(params, ROWS), want)
+    with pytest.raises(PassError, match="joins to its w"):
+        jp.optimize(fn, [insert_weight_masks("p['k'*", sparsity=0.5)])(params, ROWS)
+    whole = jp.optimize(fn, [insert_weight_masks(sparsity=0.5, structure="channel"), "default"])
+    assert np.sum(np.any(np.asarray(whole(params, ROWS)) != 0, 0)) == 3

@@ -1,13 +1,14 @@
-"""A batch norm of a concatenation or a sum of linear ops folds into each of them."""
+"""A batch norm of a concatenation or a sum of linear ops folds into each; padding may follow."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import pytest
+from jax import lax
 
 from helpers import array, assert_optimizes, assert_refuses, conv, positive
 from jaxpress import nnops, passes
-from jaxpress.passes.rules.fold_split import FOLD_SPLIT
+from jaxpress.passes.rules.fold_split import FOLD_SPLIT, FOLD_SPLIT_RULES, FOLD_SUM
 
 # No size tells the channels from the rows, the columns or the batch.
 C = 4
@@ -37,16 +38,103 @@ def test_of_a_sum() -> None:
     assert {str(n.params["activation"]) for n in new.find("conv")} >= {"None"}
 
 
+# What of several convolutions, biased or not, leaves nothing but them.
+SUMS = {
+    "biased": lambda a, b, c: norm((a + STATS[0]) + (b + STATS[3])),
+    "biased, to the left": lambda a, b, c: norm(a + STATS[0] + b + STATS[3]),
+    "three": lambda a, b, c: norm((a + STATS[0]) + (b + STATS[3]) + (c + STATS[2])),
+    "taken away": lambda a, b, c: norm(c - (a - b)),
+    "scaled": lambda a, b, c: ((a + STATS[0]) + b) * STATS[2] + c / STATS[1],
+    "shifted": lambda a, b, c: 0.5 - STATS[0] + ((a + b) - STATS[2] - c),
+    "the second is shifted": lambda a, b, c: norm(jnp.pad(a[:, 1:-1, 1:-1], EDGE) - b) + c,
+}
+EDGE = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+
+def norm(y):
+    return nnops.batch_norm(y, *STATS)
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_of_sums_of_biased_convolutions(name) -> None:
+    def fn(x):
+        return nnops.relu(SUMS[name](conv(x, W), conv(x, V), conv(x, W[::-1])))
+
+    new = assert_optimizes(passes.default, fn, X, absent=("batch_norm", "mul", "div"))
+    known = {*new.constants, *new.prepared}
+    for node in new.find("add") + new.find("sub"):
+        assert not known & set(node.inputs), f"{node!r} is left"
+
+
+# conv -> f -> batch_norm: whether the norm goes as a whole, or leaves its shift behind.
+BETWEEN = {
+    "pad": (lambda y: jnp.pad(y, EDGE), True),
+    "counted": (lambda y: nnops.avg_pool(y, 3, padding="SAME"), True),
+    "pad, features first": (lambda y: jnp.pad(y, EDGE).transpose(0, 3, 1, 2), True),
+    "crop": (lambda y: lax.pad(y, 0.0, [(0, 0, 0), (-1, -1, 0), (0, -1, 0), (0, 0, 0)]), False),
+    "slice": (lambda y: y[:, 1:, ::2], False),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+@pytest.mark.parametrize("bias", [None, array(C, seed=7)])
+def test_of_what_is_padded_or_cut(name, bias) -> None:
+    between, leaves_shift = BETWEEN[name]
+
+    def fn(x):
+        y = between(nnops.conv(x, W, bias))
+        return nnops.batch_norm(y, *STATS, axis=1 if "first" in name else -1)
+
+    new = assert_optimizes(passes.default, fn, X, absent=("batch_norm", "mul"))
+    assert len(new.find("add")) == leaves_shift
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda y: jnp.pad(y, EDGE, constant_values=1.0),
+        lambda y: jnp.pad(y, EDGE, mode="edge"),
+        lambda y: jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, 1)))[..., 1:],
+        lambda y: nnops.relu(jnp.pad(y, EDGE)),
+        lambda y: y[..., ::-1],
+    ],
+)
+def test_what_changes_the_features_stays(between) -> None:
+    assert_refuses(FOLD_SPLIT_RULES, lambda x: norm(between(nnops.conv(x, W))), X)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda y, z: norm(y + nnops.relu(z)),
+        lambda y, z: (y + nnops.relu(z)) * STATS[1],
+        lambda y, z: (nnops.relu(y) + nnops.relu(z)) + STATS[1],
+        lambda y, z: (lambda s: (s + STATS[1], s))(y + z),
+        lambda y, z: (lambda s: s * s)(y + z),
+        lambda y, z: (y * z) * STATS[1],
+        lambda y, z: (y + z) * z[0, 0, 0],
+        lambda y, z: (y + z) * STATS[1][:, None],
+        lambda y, z: (y + z) + array(C, C, C, C),
+        lambda y, z: norm(y + z[:, :1]),
+    ],
+)
+def test_sums_that_only_look_foldable_stay(fn) -> None:
+    assert_refuses(FOLD_SPLIT_RULES, lambda x: fn(nnops.conv(x, W), nnops.conv(x, V)), X)
+
+
 @pytest.mark.parametrize(
     ("fn", "because"),
     [
         (lambda y, z: nnops.batch_norm(jnp.concatenate([y, nnops.relu(z)], 3), *TWICE), "made by"),
-        (lambda y, z: nnops.batch_norm(jnp.concatenate([y, y], 3), *TWICE), "twice"),
-        (lambda y, z: nnops.batch_norm(y + y, *STATS), "twice"),
-        (lambda y, z: nnops.batch_norm(y + z, *STATS) + z, "elsewhere"),
-        (lambda y, z: (lambda s: nnops.batch_norm(s, *STATS) + s)(y + z), "elsewhere"),
+        (
+            lambda y, z: nnops.batch_norm(jnp.concatenate([y, y], 3), *TWICE),
+            "comes twice, or there",
+        ),
+        (lambda y, z: norm(y + y), "twice"),
+        (lambda y, z: norm(y + z) + z, "elsewhere"),
+        (lambda y, z: (lambda s: norm(s) + s)(y + z), "elsewhere"),
         (lambda y, z: nnops.batch_norm(y + z, *STATS, axis=1), "features"),
-        (lambda y, z: nnops.batch_norm(y + z[:1], *STATS), "made by"),
+        (lambda y, z: norm(y + z[:1]), "broadcasts"),
         (lambda y, z: nnops.batch_norm(y + z, z[0, 0, 0], STATS[1]), "not known"),
         (lambda y, z: nnops.batch_norm(y + z, STATS[0], jnp.zeros(C), epsilon=0.0), "finite"),
     ],
@@ -62,4 +150,5 @@ def test_lookalikes_stay(fn, because) -> None:
             y = nnops.conv(x, W) + nnops.conv(x, V)
             return nnops.batch_norm(y, STATS[0], zero, epsilon=0.0)
 
-    assert_refuses(FOLD_SPLIT, whole, X, because=because)
+    rule = FOLD_SPLIT if because in ("made by", "comes twice, or there") else FOLD_SUM
+    assert_refuses(rule, whole, X, because=because)

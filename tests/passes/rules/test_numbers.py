@@ -121,3 +121,82 @@ def test_traced_constants_have_no_numbers() -> None:
         return jp.optimize(lambda x: conv(x / std, W))(x)
 
     np.testing.assert_allclose(outer(STD, X), conv(X / STD, W), rtol=1e-4, atol=1e-4)
+
+
+SQUARE, NARROW = W[0, 0], array(C, 1, seed=4)
+WIDE_UP, NARROW_UP, FAR_BIAS = 1e25 * W[0, 0], 1e25 * NARROW, 1e22 * MEAN
+WIDE_DOWN, NARROW_DOWN = 1e-25 * W[0, 0], 1e-25 * NARROW
+INFINITE, FAR_GAIN = jnp.inf * STD, 1e30 * MEAN
+FIRST, SECOND = WIDE_UP[None, None], NARROW_UP[None, None]
+ONE_INF, WITH_ZEROS = W[0, 0].at[1, 1].set(jnp.inf), W[0, 0].at[0].set(0)
+
+
+def chain(x, v, w, b=None):
+    return nnops.dense(nnops.dense(x, v, b), w)
+
+
+def normed(x, s, t, w):
+    return nnops.layer_norm(x, s, t) @ w
+
+
+def converted(dtype, fn, *weights):
+    weights = [w.astype(dtype) for w in weights]
+    return lambda x: fn(x.astype(dtype), *weights)
+
+
+# What folding would turn into infinities, zeros or no numbers at all.
+CHAINS = {
+    "overflow": lambda x: chain(1e-20 * x, WIDE_UP, NARROW_UP),
+    "underflow": lambda x: chain(1e20 * x, WIDE_DOWN, NARROW_DOWN),
+    "infinite": lambda x: chain(x, ONE_INF, NARROW),
+    "bias": lambda x: chain(x, SQUARE, NARROW_UP, FAR_BIAS),
+    "overflow, float16": converted("float16", lambda x, v, w: chain(x / 1024, v, w),
+                                   400 * W[0, 0], 400 * NARROW),
+    "underflow, float16": converted("float16", lambda x, v, w: chain(x, v, w),
+                                    4e-4 * W[0, 0], 4e-4 * NARROW),
+    "bias, float16": converted("float16", chain, W[0, 0] / 1024, 400 * NARROW, 400 * NARROW[:, 0]),
+    "conv": lambda x: conv(conv(1e-20 * x[None, None], FIRST), SECOND),
+    "norm": lambda x: normed(x, FAR_GAIN, MEAN, W[0, 0]),
+    "norm, bias": lambda x: normed(x, MEAN, INFINITE, WITH_ZEROS),
+    "norm, float16": converted("float16", normed, 300 * MEAN, MEAN, 300 * W[0, 0]),
+    "norm, bias, float16": converted("float16", normed, MEAN, 300 * MEAN, 300 * W[0, 0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_products_of_weights_do_not_leave_their_range(name) -> None:
+    report = jp.optimize(CHAINS[name]).report(X[0, 0])
+    rules = {r.rule for r in report.rewrites}
+    assert not rules & {"fold_dense_chain", "fold_conv_chain", "fold_norm"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_ordinary_chains_and_norms_fold(dtype) -> None:
+    fn = converted(dtype, lambda x, v, w, b: chain(x, v, w, b), W[0, 0], NARROW, MEAN)
+    assert ops(fn, X[0, 0].astype(dtype)) == {"dense"}
+    fn = converted(dtype, normed, MEAN, STD, W[0, 0])
+    assert ops(fn, X[0, 0].astype(dtype)) == {"layer_norm", "dense"}
+
+
+def test_shared_arithmetic_is_looked_up_once(monkeypatch) -> None:
+    """``s = s + s * s``, again and again, is a tree with a billion leaves."""
+
+    def fn(x):
+        s = STD
+        for _ in range(30):
+            s = s + s * s
+        return x * s
+
+    graph = trace(fn)(X[0, 0])
+    asked = []
+    monkeypatch.setattr(
+        GraphView, "producer", lambda self, v: asked.append(v) or self.graph.producer(v)
+    )
+    view = GraphView(graph)
+    assert numbers_of(view, graph.find("mul")[-1].inputs[1]) is None  # too deep
+    assert len(asked) < 1000
+    want = STD
+    for _ in range(4):
+        want = want + want * want
+    (fourth,) = [n for i, n in enumerate(graph.find("add")) if i == 3]
+    np.testing.assert_allclose(numbers_of(view, fourth.output), want, rtol=1e-5)
