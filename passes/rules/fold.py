@@ -106,7 +106,7 @@ def norm_scale(view: View, node: Node, norm: dict[str, Value]) -> Any:
         if "scale" not in norm:
             return root, root
         gain = numbers_of(view, norm["scale"])
-        return root, None if gain is None else root * gain.reshape(root.shape)
+        return root, None if gain is None else root * gain
 
 
 def scale_of(view: View, node: Node, other: Value) -> Any:

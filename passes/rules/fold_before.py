@@ -195,7 +195,7 @@ class _AffineBeforeLinear:
             norm = {k[5:]: v for k, v in values.items() if k != "x"}
             root, scale = norm_scale(view, made, norm)
             mean = numbers_of(view, norm["mean"])
-            shift = None if root is None or mean is None else mean.reshape(root.shape) * root
+            shift = None if root is None or mean is None else mean * root
             return keeps_range(view, w, scale) or keeps_digits(dtype, shift)
         inner = view.producer(values["x"])
         number = numbers_of(view, values["vector"])
