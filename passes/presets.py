@@ -103,7 +103,8 @@ algebra = Pass(
 )
 fold_batch_norm = Pass(
     "fold_batch_norm",
-    FOLD_RULES + FOLD_SPLIT + FOLD_BEFORE_RULES + FOLD_CHAIN_RULES,
+    # A pad that stands between two convolutions would keep the one from taking in the other.
+    FOLD_RULES + FOLD_SPLIT + FOLD_BEFORE_RULES + FOLD_CHAIN_RULES + FUSE_PAD_RULES,
     "Known scales and shifts move into the weights.",
     after="raise_ops",
 )
