@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 __all__ = ["short_aval", "short_dtype"]
@@ -9,6 +10,7 @@ __all__ = ["short_aval", "short_dtype"]
 _DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 
 
+@functools.lru_cache(maxsize=256)
 def short_dtype(dtype: Any) -> str:
     """``"f32"`` for ``float32``; a dtype without a short form keeps its name."""
     name = getattr(dtype, "name", str(dtype))

@@ -16,6 +16,7 @@ from jaxpress.capture import compat
 from jaxpress.capture.avals import short_aval
 from jaxpress.capture.errors import ArgumentError, GraphError
 from jaxpress.capture.graph import Graph, Literal, Node, Value
+from jaxpress.capture.varying import varying_alike
 
 __all__ = ["call_graph", "evaluate", "evaluate_prologue", "graph_to_jaxpr", "last_uses"]
 
@@ -69,7 +70,10 @@ def evaluate(
     for node, dying in zip(graph.nodes, last_uses(graph), strict=True):
         params = node_params(node)
         with compat.provenance(node.source_info, node.ctx):
-            outs = compat.bind(node.primitive, [read(v) for v in node.inputs], params)
+            ins: Sequence[Any] = [read(v) for v in node.inputs]
+            if len(ins) > 1:
+                ins = varying_alike(node.op, ins)
+            outs = compat.bind(node.primitive, ins, params)
         env.update(zip(node.outputs, outs, strict=True))
         for v in dying:
             del env[v]

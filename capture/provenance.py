@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxpress.capture import compat
 
-__all__ = ["Source", "find_source"]
+__all__ = ["Source", "find_source", "is_at_user"]
 
 # Packages whose frames stand between the user's line and the equation: JAX leaves out its own and
 # Python's; these are the libraries that models are written with, and those that wrap their methods.
@@ -56,6 +56,11 @@ def find_source(source_info: Any) -> Source | None:
             return place
         first = first or place
     return first
+
+
+def is_at_user(source_info: Any) -> bool:
+    """Whether a frame is outside JAX, the model libraries and jaxpress."""
+    return any(not is_library_file(file) for file, _, _ in compat.source_frames(source_info))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -16,6 +16,7 @@ from jaxpress.capture import compat
 from jaxpress.capture.from_jaxpr import graph_of_jaxpr
 from jaxpress.capture.graph import Graph, Literal, Node, Value
 from jaxpress.capture.names import Names
+from jaxpress.capture.provenance import is_at_user
 
 __all__ = ["Template", "inline_calls", "is_plain_call", "template_of"]
 
@@ -83,25 +84,38 @@ def inline_calls(
     constants = dict(graph.constant_values)
     by_identity = {id(array): v for v, array in constants.items()}
     env: dict[Value, Value] = {}
+    at_user: dict[int, bool] = {}
 
     def read(v: Value) -> Value:
         return env.get(v, v)
 
-    # An explicit stack of (iterator, environment of that body, enclosing name stack), since
+    def placed(source_info: Any, outer: Any) -> Any:
+        """Where an equation of a call's body is: in its scope, and on a line of the user's."""
+        key = id(source_info.traceback)
+        if key not in at_user:
+            at_user[key] = is_at_user(source_info)
+        if not at_user[key]:
+            # JAX's own functions keep none of the user's frames in their bodies.
+            source_info = source_info.replace(traceback=outer.traceback)
+        if outer.name_stack.stack:
+            source_info = source_info.replace(name_stack=outer.name_stack + source_info.name_stack)
+        return source_info
+
+    # An explicit stack of (iterator, environment of that body, where the call is), since
     # calls may be nested deeper than Python's own stack allows.
     stack: list[tuple[Any, dict[Value, Value], Any, Any]] = [(iter(graph.nodes), env, None, None)]
     while stack:
-        iterator, env, outer_stack, finish = stack[-1]
+        iterator, env, outer, finish = stack[-1]
         node = next(iterator, None)
         if node is None:
             stack.pop()
             if finish is not None:
                 call, body = finish
-                outer = stack[-1][1]
+                around = stack[-1][1]
                 for out, result in zip(call.outputs, body.outputs, strict=True):
-                    outer[out] = result if isinstance(result, Literal) else env[result]
+                    around[out] = result if isinstance(result, Literal) else env[result]
             continue
-        if is_plain_call(node) and (outer_stack is not None or only is None or node in only):
+        if is_plain_call(node) and (outer is not None or only is None or node in only):
             (body,) = node.subgraphs
             inner: dict[Value, Value] = {
                 v: read_from(env, x) for v, x in zip(body.inputs, node.inputs, strict=True)
@@ -113,11 +127,10 @@ def inline_calls(
                     known = by_identity[id(array)] = Value(names.fresh("const"), v.aval)
                     constants[known] = array
                 inner[v] = known
-            name_stack = node.source_info.name_stack
-            name_stack = name_stack if outer_stack is None else outer_stack + name_stack
-            stack.append((iter(body.nodes), inner, name_stack, (node, body)))
+            place = node.source_info if outer is None else placed(node.source_info, outer)
+            stack.append((iter(body.nodes), inner, place, (node, body)))
             continue
-        if outer_stack is None:
+        if outer is None:
             ins = tuple([read_from(env, v) for v in node.inputs])
             changed = any(a is not b for a, b in zip(ins, node.inputs, strict=True))
             nodes.append(node.with_inputs(ins) if changed else node)
@@ -128,9 +141,6 @@ def inline_calls(
         for v in node.outputs:
             env[v] = new = Value(names.fresh(node.op), v.aval)
             outs.append(new)
-        source_info = node.source_info
-        if outer_stack.stack:
-            source_info = source_info.replace(name_stack=outer_stack + source_info.name_stack)
         inlined = Node(
             node.primitive,
             tuple([read_from(env, v) for v in node.inputs]),
@@ -138,7 +148,7 @@ def inline_calls(
             node.params,
             effects=node.effects,
             ctx=node.ctx,
-            source_info=source_info,
+            source_info=placed(node.source_info, outer),
             origin=node.origin or (node,),
             bodies=node._bodies,
         )

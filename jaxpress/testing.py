@@ -9,18 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.capture import Graph, PassError, VerificationError, trace
-from jaxpress.capture.edit import Editor
-from jaxpress.passes import Rule, rewrite
-from jaxpress.passes.comparison import tolerance_of
+from jaxpress.capture import Graph, Literal, PassError, VerificationError, trace
+from jaxpress.passes import Rule
 from jaxpress.passes.example import Example, examples_of
-from jaxpress.passes.record import Rewrite
+from jaxpress.rule_cases import (
+    REFUSED,
+    check_batched,
+    check_derivatives,
+    check_float64,
+    check_mutants,
+    check_second_users,
+    check_values,
+    is_float,
+    rewritten,
+)
 from jaxpress.verification import verify
 
 __all__ = ["assert_equivalent", "assert_rewrites", "check_rule"]
 
 _SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (), (0, 3))
-_DTYPES = ("float32", "bfloat16", "int32", "complex64")
+_DTYPES = ("float32", "bfloat16", "int32", "complex64", "float64")
 
 
 def assert_equivalent(
@@ -73,22 +81,21 @@ def assert_rewrites(
       VerificationError: a rule did not apply, applied again, or changed the function.
     """
     graph = trace(fn)(*args)
-    record: list[Rewrite] = []
-    new = rewrite(graph, rule, record=record).validate()
+    new, record = rewritten(rule, graph)
+    new.validate()
     if _effects(new) != _effects(graph):
         raise VerificationError(f"{rule!r} changes the effects of\n{graph}\nto those of\n{new}")
     if not record or (times is not None and len(record) != times):
         raise VerificationError(
             f"{rule!r} applied {len(record)} times, not {times or 'once or more'}, to\n{graph}"
         )
-    again: list[Rewrite] = []
-    rewrite(new, rule, record=again)
+    _, again = rewritten(rule, new)
     if again:
         raise VerificationError(f"{rule!r} applies to its own result: {again[0]}\n{new}")
     # Compiled: one by one, operations are not rounded as XLA rounds them together.
     before, after = jax.jit(graph), jax.jit(new)
     if {r.numerics for r in record} == {"exact"}:
-        for given in (args, _with_special_values(args, _SPECIAL)):
+        for given in (args, *(_with_special_values(args, s) for s in (_SPECIAL, _LARGE))):
             _assert_same_bits(before, after, given)
         _assert_same_zeros(graph, new, args)
     else:
@@ -103,6 +110,8 @@ def assert_rewrites(
 
 # What floating point has and algebra has not.
 _SPECIAL = (np.nan, np.inf, -0.0, -np.inf, 0.0)
+# Of these exp overflows, or gives nothing.
+_LARGE = (100.0, -100.0, 95.0, -110.0)
 
 
 def _with_special_values(tree: Any, special: Sequence[float]) -> Any:
@@ -158,13 +167,13 @@ def _assert_same_kinds(before: Any, after: Any, args: Sequence[Any]) -> None:
     That infinity minus infinity is computed in another place, or not at all, is no difference in
     real arithmetic.
     """
-    for special in ((np.nan, -0.0, 1.0, 0.0), _SPECIAL):
+    for special in ((np.nan, -0.0, 1.0, 0.0), _SPECIAL, _LARGE):
         given = _with_special_values(args, special)
         a, b = (jax.tree_util.tree_leaves(run(*given)) for run in (before, after))
         for x, y in zip(a, b, strict=True):
             if not jnp.issubdtype(x.dtype, jnp.inexact):
                 continue
-            lost = special is not _SPECIAL and bool(jnp.any(jnp.isnan(x) & ~jnp.isnan(y)))
+            lost = special[1] == 0.0 and bool(jnp.any(jnp.isnan(x) & ~jnp.isnan(y)))
             if lost or bool(jnp.any(jnp.isfinite(x) & ~jnp.isfinite(y))):
                 what = "lost a NaN" if lost else "makes NaN or infinity of a number"
                 raise VerificationError(f"a rule that {what}:\n{x}\n{y}\nof\n{given}")
@@ -190,9 +199,11 @@ def check_rule(
     Without an ``example``, some are made from the rule's pattern, for several shapes and dtypes.
     Each is checked for values against float64 (NaN, infinity and minus zero among the inputs),
     gradients, ``jit`` and ``vmap``, and the rule must not apply to its own result. Then come the
-    cases that are easily forgotten: integers and complex numbers, scalars and arrays without
-    elements, the example under ``vmap``, each inner value being needed elsewhere as well, and each
-    operation of the match being another one. In all of them the rule may refuse, or must be right.
+    cases that are easily forgotten: integers, complex numbers and those of 64 bits, scalars and
+    arrays without elements, each alternative that the pattern names, the example under ``vmap``,
+    each inner value being needed elsewhere as well, and each operation of the match being another
+    one, or having its operands swapped or a parameter changed. In all of them the rule may refuse,
+    or must be right. Of an example that is made, the gradient's own derivative is compared too.
 
     Args:
       rule: the rule.
@@ -209,13 +220,14 @@ def check_rule(
     >>> from jaxpress.passes import Rule, any_value, op
     >>> check_rule(Rule("neg_neg", op("neg", op("neg", any_value("x"))), lambda x: x))
     """
+    narrow = [d for d in dtypes if d != "float64"]
     if example is not None:
         assert_rewrites(rule, example, *args, gradients=gradients, vmap=False)
         examples = [Example(example, args)]
-        examples += [Example(example, cast) for d in dtypes for cast in _cast(args, d)]
+        examples += [Example(example, cast) for d in narrow for cast in _cast(args, d)]
         examples += [Example(example, cut) for cut in _without_elements(args)]
     else:
-        examples = list(examples_of(rule.pattern, shapes, dtypes))
+        examples = list(examples_of(rule.pattern, shapes, narrow))
     applied = 0
     thoroughly: set[Any] = set()
     for i, made in enumerate(examples):
@@ -223,55 +235,66 @@ def check_rule(
             graph = trace(made.fn)(*made.args)
         except PassError:  # no example can be made
             raise
-        except _REFUSED:
+        except REFUSED:
             continue  # no operation of integers, for instance
-        record: list[Rewrite] = []
-        try:
-            rewrite(graph, rule, record=record)
-        except PassError as error:
-            raise VerificationError(
-                f"{rule!r} ought to refuse what it cannot do: {error}"
-            ) from error
+        if example is None:
+            # Where a function has a kink, it often is at a number that is written in it.
+            made = made._replace(args=_with_special_values(made.args, _numbers_in(graph)))
+        _, record = rewritten(rule, graph)
         if not record:
             continue  # a guard may refuse a shape or dtype
         applied += 1
         # All comparisons for the first example of a floating-point type; for the others, values.
-        kind = tuple(str(x.dtype) for x in made.args if _is_float(x))
-        if not kind or kind in thoroughly or example is not None:
+        kind = (made.form, *(str(x.dtype) for x in made.args if is_float(x)))
+        if len(kind) == 1 or kind in thoroughly or example is not None:
             if example is None or i > 0:
-                _check_values(rule, graph, made.args)
+                check_values(rule, graph, made.args)
         else:
             assert_rewrites(rule, made.fn, *made.args, gradients=gradients, vmap=False)
         thoroughly.add(kind)
         if applied == 1:
-            _check_second_users(rule, graph, made.args, record[0])
-            _check_mutants(rule, graph, made.args, record[0])
-            _check_batched(rule, made)
+            check_second_users(rule, graph, made.args, record[0])
+            check_mutants(rule, graph, made.args, record[0])
+            check_batched(rule, made)
+            if gradients and example is None:
+                check_derivatives(rule, graph, made.args)
+            if "float64" in dtypes:
+                check_float64(rule, made)
     if not applied:
         raise VerificationError(
             f"{rule!r} applies to none of the examples made from its pattern; give check_rule a "
             "function in which it does"
         )
     for fn, *refused in refuses:
-        record = []
         graph = trace(fn)(*refused)
-        rewrite(graph, rule, record=record)
+        _, record = rewritten(rule, graph)
         if record:
             raise VerificationError(f"{rule!r} applies where it must not: {record[0]}, in\n{graph}")
 
 
-# What a function may raise that does not take a dtype or a size.
-_REFUSED = (TypeError, ValueError, ZeroDivisionError, NotImplementedError)
+def _numbers_in(graph: Graph) -> list[float]:
+    """The numbers that are written in a program, each once."""
+    found: dict[float, None] = {}
+    for node in graph.walk():
+        for v in node.inputs:
+            if isinstance(v, Literal) and v.shape == () and jnp.issubdtype(v.dtype, jnp.floating):
+                found[float(v.val)] = None
+    return [number for number in found if np.isfinite(number)][:_MOST_NUMBERS]
+
+
+_MOST_NUMBERS = 4
 
 
 def _cast(args: tuple[Any, ...], dtype: str) -> list[tuple[Any, ...]]:
     """The arguments in another dtype, those that are numbers of the first one's."""
-    leaves = [x for x in jax.tree_util.tree_leaves(args) if _is_float(x)]
+    leaves = [x for x in jax.tree_util.tree_leaves(args) if is_float(x)]
     if not leaves or leaves[0].dtype == dtype:
         return []
+    # A complex number has an imaginary part.
+    factor = 1 + 0.5j if jnp.issubdtype(dtype, jnp.complexfloating) else 1
 
     def change(x: Any) -> Any:
-        return jnp.asarray(x, dtype) if _is_float(x) else x
+        return jnp.asarray(x * factor, dtype) if is_float(x) else x
 
     return [jax.tree_util.tree_map(change, args)]
 
@@ -279,114 +302,4 @@ def _cast(args: tuple[Any, ...], dtype: str) -> list[tuple[Any, ...]]:
 def _without_elements(args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     """The arguments with nothing along the first one's first axis."""
     first: Any = args[0] if args else None
-    return [(first[:0], *args[1:])] if _is_float(first) and jnp.ndim(first) else []
-
-
-def _is_float(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def _check_values(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
-    """That the graph's values are the same after the rule."""
-    new = rewrite(graph, rule).validate()
-    before, after = (jax.tree_util.tree_leaves(g(*args)) for g in (graph, new))
-    for x, y in zip(before, after, strict=True):
-        if not _agree(x, y, graph):
-            raise VerificationError(f"{rule!r} changes a value of\n{graph}\nof\n{args}:\n{x}\n{y}")
-
-
-def _check_second_users(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) -> None:
-    """Each value inside the match, in turn, as a result of its own."""
-    assert graph.signature is not None
-    flat = graph.signature.flatten(tuple(args), {})
-    here = set(graph.nodes)
-    inner = [
-        v
-        for node in made.before
-        if node in here
-        for v in node.outputs
-        if not any(v is old for old, _ in made.replaced)
-        and not any(v is out for out in graph.outputs)
-    ]
-    for value in inner[:_MOST_INNER]:
-        both = graph.with_parts(outputs=(*graph.outputs, value), signature=None)
-        again: list[Rewrite] = []
-        new = rewrite(both, rule, record=again)
-        if not again:
-            continue
-        if not rule.shared and any(_swallows(r, value, both) for r in again):
-            raise VerificationError(
-                f"{rule!r} swallows {value!r}, which is used elsewhere as well, in\n{both}"
-            )
-        for x, y in zip(both(*flat), new.validate()(*flat), strict=True):
-            if not _agree(x, y, graph):
-                raise VerificationError(f"{rule!r} changes a value where {value!r} is a result too")
-
-
-def _check_mutants(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) -> None:
-    """Each operation of the match, in turn, exchanged for another: no longer what it was."""
-    assert graph.signature is not None
-    flat = graph.signature.flatten(tuple(args), {})
-    here = set(graph.nodes)
-    changed = 0
-    for node in made.before:
-        other = _OTHERS.get(len(node.inputs))
-        types = {(v.shape, v.dtype) for v in (*node.inputs, *node.outputs)}
-        if node not in here or other is None or len(types) > 1 or node.effects:
-            continue
-        if not _is_float(node.output.aval) or changed == _MOST_INNER:
-            continue
-        changed += 1
-        editor = Editor(graph)
-        editor.replace(node, other)
-        mutant = editor.finish().with_parts(signature=None)
-        again: list[Rewrite] = []
-        new = rewrite(mutant, rule, record=again)
-        if not again:
-            continue
-        for x, y in zip(mutant(*flat), new.validate()(*flat), strict=True):
-            if not _agree(x, y, mutant):
-                raise VerificationError(
-                    f"{rule!r} takes {other.__name__} for {node.op}: {again[0]}, in\n{mutant}"
-                )
-
-
-# Functions that no rule is about, by the number of their operands.
-_OTHERS = {1: jax.lax.cbrt, 2: jax.lax.atan2}
-
-
-def _swallows(rewrite: Rewrite, value: Any, graph: Graph) -> bool:
-    maker = graph.producer(value)
-    roots = {graph.producer(old) for old, _ in rewrite.replaced}
-    return maker in rewrite.before and maker not in roots
-
-
-def _check_batched(rule: Rule, made: Example) -> None:
-    """The example under ``vmap``: its graph is another one, and the rule may apply there too."""
-    if not made.args or not all(hasattr(x, "shape") for x in made.args):
-        return
-    many = tuple(jnp.stack([jnp.asarray(x)] * 2) for x in made.args)
-    fn = jax.vmap(made.fn)
-    graph = trace(fn)(*many)
-    record: list[Rewrite] = []
-    new = rewrite(graph, rule, record=record)
-    if record:
-        verify(fn, new.validate())(*many)
-
-
-def _agree(x: Any, y: Any, graph: Graph) -> bool:
-    """Whether two results differ by rounding only, in the narrowest type that the graph has."""
-    x, y = np.asarray(x), np.asarray(y)
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return False
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return bool(np.array_equal(x, y))
-    types = {v.dtype for node in graph.walk() for v in node.inputs if v.dtype is not None}
-    tolerance = max(tolerance_of(d) for d in (*types, x.dtype) if jnp.issubdtype(d, jnp.inexact))
-    wide = np.complex128 if x.dtype.kind == "c" else np.float64
-    a, b = x.astype(wide), y.astype(wide)
-    room = 10 * tolerance * np.max(np.abs(a[np.isfinite(a)]), initial=0.0)
-    return bool(np.allclose(a, b, rtol=0.0, atol=room, equal_nan=True))
-
-
-_MOST_INNER = 4
+    return [(first[:0], *args[1:])] if is_float(first) and jnp.ndim(first) else []

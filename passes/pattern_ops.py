@@ -7,7 +7,14 @@ from typing import Any
 
 from jaxpress.capture import Node, PassError, Value
 from jaxpress.passes.constraints import constraint_of
-from jaxpress.passes.pattern_base import Pattern, State, done, mark_recurring
+from jaxpress.passes.pattern_base import (
+    AnyValue,
+    Pattern,
+    Scalar,
+    State,
+    done,
+    mark_recurring,
+)
 from jaxpress.passes.view import View
 
 __all__ = ["COMMUTATIVE", "AnyOf", "Op", "Repeated", "Through", "same_param"]
@@ -88,8 +95,11 @@ class Op(Pattern):
         for key, wanted in self.params.items():
             got = node.params.get(key)
             if not (wanted(got) if callable(wanted) else same_param(got, wanted)):
+                but = "" if callable(wanted) else f", not {wanted!r}"
                 return state.fail(
-                    lambda key=key, got=got: f"{node.op} has {key}={got!r}", node, part=self
+                    lambda key=key, got=got, but=but: f"{node.op} has {key}={got!r}{but}",
+                    node,
+                    part=self,
                 )
         if self.where is not None and not self.where(state.view, node):
             return state.fail(
@@ -231,13 +241,24 @@ class Repeated(Pattern):
     """Any number of operands that all fit one pattern, as those of ``concatenate``.
 
     Each of them is a match of its own: a name that is bound before must be the same value in all,
-    any other is captured as the tuple of what it stood for.
+    any other is captured as the tuple of what it stood for, where it stood for something: of
+    alternatives with names of their own, each has those operands that fitted it.
+
+    Raises:
+      PassError: a node in it is captured: there would be one for each operand.
     """
 
     def __init__(self, inner: Pattern, at_least: int = 1):
         self.inner = inner
         self.at_least = at_least
         self.size = inner.size
+        parts = inner.descendants().values()
+        named = [p for p in parts if p.names and getattr(p, "name", "") and isinstance(p, Op)]
+        if named:
+            raise PassError(f"{named[0]}: no node of a repeated operand can be captured")
+        self.captured = tuple(
+            dict.fromkeys(p.name for p in parts if isinstance(p, AnyValue | Scalar) and p.name)
+        )
 
     def match_all(self, values: tuple[Value, ...], state: State, then: Callable[[], bool]) -> bool:
         """Whether every value fits, and ``then()``."""
@@ -247,6 +268,8 @@ class Repeated(Pattern):
             one = State(state.view, state.explain)
             one.values = dict(state.values)
             one.matched = dict(state.matched)
+            one.sizes = dict(state.sizes)
+            one.parts = dict(state.parts)
             if not self.inner.match(value, one):
                 state.miss, state.missed_part = max(
                     (state.miss, state.missed_part),
@@ -258,9 +281,13 @@ class Repeated(Pattern):
             for node in one.matched:
                 if node not in state.matched:
                     state.bind(state.matched, node, None)
-        for name in rows[0] if rows else ():
-            if name not in state.lists:
-                state.bind(state.lists, name, tuple(row[name] for row in rows))
+            for name, size in one.sizes.items():
+                if name not in state.sizes:
+                    state.bind(state.sizes, name, size)
+        for name in self.captured:
+            if name not in state.lists and name not in state.values:
+                several = tuple(row[name] for row in rows if name in row)
+                state.bind(state.lists, name, several)
         return then() or state.undo(mark)
 
     @property

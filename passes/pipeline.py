@@ -116,10 +116,21 @@ class Pass:
         Raises:
           PassError: it has no rule of such a name.
         """
+        self.rules.without(*rules)  # whether there are such rules
+        return self.leaving_out(*rules)
+
+    def leaving_out(self, *rules: str) -> Pass:
+        """As ``without``, where there need not be such rules."""
+        make, work = self._make_rules, self._fn
+        if make is not None:
+            work = functools.partial(_made_without, make, rules)
+        elif work is None:
+            work = self.rules.leaving_out(*rules)
         return Pass(
             self.name,
-            self.rules.without(*rules),
+            work,
             self.summary,
+            makes_rules=make is not None,
             new_arguments=self.new_arguments,
             after=self.after,
             before=self.before,
@@ -127,6 +138,10 @@ class Pass:
 
     def __repr__(self) -> str:
         return f"<Pass {self.name}: {self.summary}>"
+
+
+def _made_without(make: Callable[[Any], RuleSet], names: Sequence[str], ops: Any) -> RuleSet:
+    return make(ops).leaving_out(*names)
 
 
 class Pipeline:
@@ -234,7 +249,8 @@ class Pipeline:
                 if not holders:
                     known = [p.name for p in self.passes]
                     raise PassError(f"no pass or rule is called {name!r}; passes are {known}")
-                kept = [p.without(name) if p in holders else p for p in passes]
+                # Another pass may have a rule that stands for it, or make it for some graphs.
+                kept = [p.leaving_out(name) if p.is_made_of_rules else p for p in passes]
             passes = kept
         return Pipeline(passes, self.name)
 

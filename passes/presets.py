@@ -104,7 +104,13 @@ algebra = Pass(
 )
 fold_batch_norm = Pass(
     "fold_batch_norm",
-    FOLD_RULES + FOLD_SPLIT_RULES + FOLD_BEFORE_RULES + FOLD_SHIFTED + FOLD_CHAIN_RULES,
+    # A pad that stands between two convolutions would keep the one from taking in the other.
+    FOLD_RULES
+    + FOLD_SPLIT_RULES
+    + FOLD_BEFORE_RULES
+    + FOLD_SHIFTED
+    + FOLD_CHAIN_RULES
+    + FUSE_PAD_RULES,
     "Known scales and shifts move into the weights.",
     after="raise_ops",
 )

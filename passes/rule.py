@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -96,6 +97,8 @@ class Rule:
       numerics: ``"exact"``, ``"reassociates"`` or ``"approximate"``.
       shared: apply even where an inner value is used outside the match as well.
       note: a word for the record.
+      stands_for: ``stands_for(match)`` is the name of another rule, of whose rewrite this match is
+        a different spelling: where that rule is switched off, so is this match.
 
     >>> from jaxpress.passes.pattern import any_value, op
     >>> rule = Rule("double_negation", op("neg", op("neg", any_value("x"))), lambda x: x)
@@ -112,6 +115,7 @@ class Rule:
         numerics: str = "exact",
         shared: bool = False,
         note: str = "",
+        stands_for: Callable[[Match], str] | None = None,
     ):
         if numerics not in NUMERICS:
             raise PassError(f"rule {name!r}: numerics is one of {NUMERICS}, not {numerics!r}")
@@ -126,6 +130,7 @@ class Rule:
         self.numerics = numerics
         self.shared = shared
         self.note = note
+        self.stands_for = stands_for
         signature = inspect.signature(replacement)
         parameters = signature.parameters.values()
         self._wants_match = "match" in signature.parameters
@@ -135,6 +140,22 @@ class Rule:
         )
         # As jnp's own functions have them.
         self._positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+
+    def without(self, *names: str) -> Rule:
+        """This rule, but for the matches that stand for rules of these names."""
+        stands_for, guard = self.stands_for, self.guard
+        if stands_for is None:
+            return self
+
+        def refuses(match: Match) -> str | None:
+            name = stands_for(match)
+            if name in names:
+                return f"{name} is switched off"
+            return None if guard is None else guard(match)
+
+        rule = copy.copy(self)
+        rule.guard = refuses
+        return rule
 
     @property
     def names(self) -> frozenset[str]:
@@ -305,7 +326,7 @@ class RuleSet:
         return self._index.get(op, [])
 
     def without(self, *names: str) -> RuleSet:
-        """The rules but for those named.
+        """The rules but for those named, and for what stands for one of them.
 
         Raises:
           PassError: there is no rule of such a name.
@@ -314,7 +335,12 @@ class RuleSet:
         for name in names:
             if name not in known:
                 raise PassError(f"no rule is called {name!r}; there are {sorted(known)}")
-        return RuleSet(rule for rule in self.rules if rule.name not in names)
+        return self.leaving_out(*names)
+
+    def leaving_out(self, *names: str) -> RuleSet:
+        """As ``without``, where there need not be such rules."""
+        kept = (rule for rule in self.rules if rule.name not in names)
+        return RuleSet(rule.without(*names) for rule in kept)
 
     def __add__(self, other: Rule | Iterable[Rule]) -> RuleSet:
         more = (other,) if isinstance(other, Rule) else tuple(other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from rule_examples_pool import POOLING
 from rule_examples_raise import RAISING
@@ -28,7 +29,9 @@ from rule_functions import (
     Y,
     dense_of,
     image_conv,
+    on_a_mesh,
     to_float,
+    varying,
 )
 
 from helpers import array, positive
@@ -53,6 +56,19 @@ CASES: dict[str, Case] = {
         lambda x: to_float(x, 2), (X,), lambda x, n: x * n.astype(jnp.float32), (X, jnp.int32(2))
     ),
     "drop_reduction": Case(lambda x: jnp.sum(jnp.sin(x), ()), (X,), lambda x: x.sum(0)),
+    "drop_pvary": Case(
+        on_a_mesh(lambda x, m: x * m + 1), (X,), on_a_mesh(lambda x, m: x + jnp.sin(varying(m)))
+    ),
+    "vary_last": Case(
+        on_a_mesh(lambda x, m: x * varying(np.int32(2)).astype(x.dtype)),
+        (X,),
+        on_a_mesh(lambda x, m: x * varying(m).astype("bfloat16").astype(x.dtype)),
+    ),
+    "vary_after_move": Case(
+        on_a_mesh(lambda x, m: x * lax.broadcast_in_dim(varying(m[0]), (1, 4), (1,))),
+        (X,),
+        on_a_mesh(lambda x, m: x * lax.broadcast_in_dim(varying(m[0]), (3, 4), (1,))),
+    ),
     "drop_copy": Case(lambda x: lax.copy_p.bind(x) + 1, (X,), lambda x: x + 1),
     "drop_reshape": Case(
         lambda x: lax.reshape_p.bind(x, new_sizes=(3, 4), dimensions=None, sharding=None) + 1,

@@ -37,6 +37,7 @@ class Case(NamedTuple):
 X, Y = array(3, 4), array(3, 4, seed=1)
 N = jnp.arange(12).reshape(3, 4)
 P = N % 2 == 0
+MESH = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
 W, V, B, C = array(4, 5), array(5, 6), array(5), positive(5)
 IMAGE, K, KB, KS = array(2, 6, 6, 3), array(3, 3, 3, 4), array(4), positive(4)
 POINT, KERNEL = array(1, 1, 3, 4), array(3, 3, 4, 5)
@@ -130,3 +131,15 @@ def dense_of(x, *rest, **options):
 
 def image_conv(x, *rest, **options):
     return nnops.conv(x, K, *rest, **options)
+
+
+def varying(x: Any) -> Any:
+    """A value that is the same on all devices, taken for one that differs."""
+    return lax.pcast(x, "i", to="varying")
+
+
+def on_a_mesh(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` under ``shard_map``: of x, which is split, and of an array that is not."""
+    spec = jax.sharding.PartitionSpec
+    run = jax.shard_map(fn, mesh=MESH, in_specs=(spec("i"), spec()), out_specs=spec("i"))
+    return lambda x: run(x, Y)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import lax
 
 import jaxpress as jp
 import zoo
@@ -50,8 +51,19 @@ def _unused_user(x: Any) -> Any:
     return jax.nn.silu(y)
 
 
+def _pad_between_convolutions(x: Any) -> Any:
+    def conv(x: Any, w: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=numbers)
+
+    y = jnp.pad(conv(x[:, :, None, None], jnp.ones((1, 1, 1, 4))), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return conv(y, jnp.ones((3, 3, 4, 2)))
+
+
 @pytest.mark.parametrize(
-    "fn", [_unused_user, lambda x: jnp.sin(jnp.sum(x[None], 0))], ids=["unused", "sum of one"]
+    "fn",
+    [_unused_user, lambda x: jnp.sin(jnp.sum(x[None], 0)), _pad_between_convolutions],
+    ids=["unused", "sum of one", "pad"],
 )
 @pytest.mark.parametrize("rows", [0, 2])
 def test_small_functions(fn: Any, rows: int) -> None:

@@ -12,6 +12,7 @@ from jaxpress.capture import Node
 from jaxpress.passes.pattern import State, any_value, op, scalar
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.cleanup_branches import BRANCH_RULES
+from jaxpress.passes.rules.cleanup_devices import DEVICE_RULES
 from jaxpress.passes.rules.cleanup_elementwise import ELEMENTWISE_RULES
 from jaxpress.passes.rules.cleanup_moves import MOVE_RULES
 from jaxpress.passes.rules.cleanup_reductions import DROP_REDUCTION
@@ -165,6 +166,7 @@ CLEANUP_RULES = RuleSet(
         CONVERT_SCALAR,
         FOLD_SCALARS,
         DROP_COPY,
+        *DEVICE_RULES,
         DROP_REDUCTION,
         DROP_RESHAPE,
         DROP_TRANSPOSE,

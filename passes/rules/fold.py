@@ -56,10 +56,13 @@ def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
     """Whether weights may take in what is known: floating, and known themselves."""
     view = state.view
     if not jnp.issubdtype(linear.output.dtype, jnp.floating):
-        return state.fail(f"{linear.op} is of {linear.output.dtype}", linear)
+        return state.fail(lambda: f"{linear.op} is of {linear.output.dtype}", linear)
     for name, v in {**operands_of(view, linear), **known}.items():
         if name not in ("x", "residual") and not view.is_known(v):
-            return state.fail(f"{name} is {v!r}, which is not known before the data", linear)
+            return state.fail(
+                lambda name=name, v=v: f"{name} is {v!r}, which is not known before the data",
+                linear,
+            )
     return True
 
 
@@ -72,7 +75,7 @@ def foldable_maker(
         return None
     maker, steps = found
     if "residual" in operands_of(state.view, maker):
-        state.fail(f"{maker.op} adds a residual before", maker)
+        state.fail(lambda: f"{maker.op} adds a residual before", maker)
         return None
     if shifts and not all(map(keeps_sums, steps)):
         state.fail("padding, or means over it, change a shift", user)
@@ -102,7 +105,7 @@ def norm_scale(view: View, node: Node, norm: dict[str, Value]) -> Any:
         if "scale" not in norm:
             return root, root
         gain = numbers_of(view, norm["scale"])
-        return root, None if gain is None else root * gain.reshape(root.shape)
+        return root, None if gain is None else root * gain
 
 
 def scale_of(view: View, node: Node, other: Value) -> Any:
@@ -138,7 +141,7 @@ class _BatchNormAfterLinear:
             return None
         maker, steps, axes = found
         if norm["x"].dtype != root.output.dtype:
-            state.fail(f"it makes {root.output.dtype} of {norm['x'].dtype}", root)
+            state.fail(lambda: f"it makes {root.output.dtype} of {norm['x'].dtype}", root)
             return None
         if (node.params["axis"] % node.output.ndim,) != axes:
             state.fail(f"it norms axis {node.params['axis']}, not the features", node)
@@ -207,7 +210,7 @@ class _AffineAfterLinear:
         for i, value in enumerate(inputs):
             other = inputs[1 - i]
             if not view.is_known(other) or (node.op == "div" and i == 1):
-                state.fail(f"{other!r} is not known before the data", node)
+                state.fail(lambda other=other: f"{other!r} is not known before the data", node)
                 continue
             found = foldable_maker(state, value, node, shifts=node.op in ("add", "sub"))
             if found is None:
@@ -215,7 +218,9 @@ class _AffineAfterLinear:
             maker, steps, axes = found
             base, varies = spread_of(view, other)
             if other.ndim not in (0, node.output.ndim) or not set(varies) <= set(axes):
-                state.fail(f"{other!r} does not run along the features alone", node)
+                state.fail(
+                    lambda other=other: f"{other!r} does not run along the features alone", node
+                )
                 continue
             if node.output.shape != value.shape or other.dtype != value.dtype:
                 state.fail("it broadcasts the result", node)

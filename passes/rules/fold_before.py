@@ -82,11 +82,11 @@ class _Path(NamedTuple):
 def _path(state: State, linear: Node) -> _Path | None:
     view = state.view
     if linear.params.get("mapped"):
-        state.fail(f"{linear.op} is mapped over several weights", linear)
+        state.fail(lambda: f"{linear.op} is mapped over several weights", linear)
         return None
     x = operands_of(view, linear)["x"]
     if view.inputs(linear).count(x) != 1:
-        state.fail(f"{x!r} is another operand too", linear)
+        state.fail(lambda: f"{x!r} is another operand too", linear)
         return None
     steps, source, user = steps_back(view, x, linear, MOVES | AVERAGE | PAD)
     axes = input_axes(linear, x)
@@ -167,10 +167,10 @@ class _AffineBeforeLinear:
             return None
         made = view.producer(path.source)
         if made is None or made.op not in _AFFINE or view.is_known(path.source):
-            state.fail(f"its input {path.source!r} is not scaled or shifted", node)
+            state.fail(lambda: f"its input {path.source!r} is not scaled or shifted", node)
             return None
         if not jnp.issubdtype(path.source.dtype, jnp.floating):
-            state.fail(f"its input is {path.source.dtype}", node)
+            state.fail(lambda: f"its input is {path.source.dtype}", node)
             return None
         for rule in FOLD_RULES.at(made.op):
             pattern: Any = rule.pattern
@@ -202,7 +202,7 @@ class _AffineBeforeLinear:
             norm = {k[5:]: v for k, v in values.items() if k != "x"}
             root, scale = norm_scale(view, made, norm)
             mean = numbers_of(view, norm["mean"])
-            shift = None if root is None or mean is None else mean.reshape(root.shape) * root
+            shift = None if root is None or mean is None else mean * root
             return keeps_range(view, w, scale) or keeps_digits(dtype, shift)
         inner = view.producer(values["x"])
         number = numbers_of(view, values["vector"])
@@ -223,7 +223,7 @@ class _AffineBeforeLinear:
         if norm is None:
             return None
         if made.output.dtype != norm["x"].dtype:
-            state.fail(f"it makes {made.output.dtype} of {norm['x'].dtype}", made)
+            state.fail(lambda: f"it makes {made.output.dtype} of {norm['x'].dtype}", made)
             return None
         values = {"x": norm["x"], **{f"norm_{k}": v for k, v in norm.items() if k != "x"}}
         if not all(state.view.is_known(v) for k, v in values.items() if k != "x"):

@@ -46,7 +46,7 @@ class _LinearAfterLinear:
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
         if node.params.get("mapped"):
-            state.fail(f"{node.op} is mapped over several weights", node)
+            state.fail(lambda: f"{node.op} is mapped over several weights", node)
             return None
         second = operands_of(view, node)
         found = linear_maker(state, second["x"], node)

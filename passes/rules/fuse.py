@@ -89,10 +89,10 @@ class _BiasPattern(_AddPattern):
         present = operands_of(state.view, maker)
         found = _bias_of(state.view, maker, steps, other, value.ndim)
         if found is None:
-            state.fail(f"{other!r} does not run along the features alone", node)
+            state.fail(lambda: f"{other!r} does not run along the features alone", node)
             return None
         if "b" in present or ("residual" in present) != self.after_residual:
-            state.fail(f"{maker.op} has operands {sorted(present)}", maker)
+            state.fail(lambda: f"{maker.op} has operands {sorted(present)}", maker)
             return None
         base, varies, axes = found
         info = {"varies": varies, "axes": axes}
@@ -121,17 +121,17 @@ class _ResidualPattern(_AddPattern):
         self, state: State, node: Node, maker: Node, steps: Steps, value: Value, other: Value
     ) -> Match | None:
         if "residual" in operands_of(state.view, maker):
-            state.fail(f"{maker.op} has a residual already", maker)
+            state.fail(lambda: f"{maker.op} has a residual already", maker)
             return None
         if any(step.op == "transpose" for step in steps):
             state.fail("the residual would have to be transposed", node)
             return None
         if isinstance(other, Literal) or other.aval.shape != value.aval.shape:
-            state.fail(f"{other!r} is broadcast", node)
+            state.fail(lambda: f"{other!r} is broadcast", node)
             return None
         is_bias = _bias_of(state.view, maker, steps, other, value.ndim) is not None
         if is_bias and state.view.is_known(other):
-            state.fail(f"{other!r} is a bias", node)
+            state.fail(lambda: f"{other!r} is a bias", node)
             return None
         if getattr(other.aval, "sharding", None) != getattr(value.aval, "sharding", None):
             state.fail("the two are sharded differently", node)
@@ -165,10 +165,10 @@ class _ActivationPattern:
         if found is None:
             return None
         if inputs[0].dtype != node.output.dtype:
-            state.fail(f"{node.op} changes the dtype", node)
+            state.fail(lambda: f"{node.op} changes the dtype", node)
             return None
         if node.op in _FUSABLE_PRIMITIVES and node.params.get("accuracy") is not None:
-            state.fail(f"{node.op} asks for an accuracy of its own", node)
+            state.fail(lambda: f"{node.op} asks for an accuracy of its own", node)
             return None
         return _match(view, node, *found)
 

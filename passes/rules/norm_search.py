@@ -184,7 +184,7 @@ def search(state: State, anchor: Node, x: Value) -> list[Found] | None:
     for one in found:
         if not _is_closed(view, one, inside) or (one.leaks and len(found) > 1):
             leak = _leaks(view, one.nodes, inside)[0]
-            state.fail(f"{leak!r} is used elsewhere as well", one.nodes[0])
+            state.fail(lambda leak=leak: f"{leak!r} is used elsewhere as well", one.nodes[0])
             return []
     return [_furthest(view, looking, one, inside) for one in found]
 

@@ -327,6 +327,12 @@ def _clips() -> RuleSet:
             # max(x, slope * x) -> leaky_relu(x, slope)
             Rule("raise_max_slope", op("max", x, op("mul", x, slope)), _leaky, _less_than_one),
             # prelu(x, number) -> leaky_relu(x, number)
-            Rule("raise_prelu_number", op("prelu", x, slope), _leaky, _float_guard),
+            Rule(
+                "raise_prelu_number",
+                op("prelu", x, slope),
+                _leaky,
+                _float_guard,
+                stands_for=lambda match: "raise_leaky_relu",
+            ),
         )
     )

@@ -92,7 +92,7 @@ class _BatchNormPattern:
                 return None
             scale, shift = result
         if len(axes) != 1:
-            state.fail(f"its operands vary along axes {sorted(axes)}, not along one", root)
+            state.fail(lambda: f"its operands vary along axes {sorted(axes)}, not along one", root)
             return None
         (axis,) = axes
         x = chain[-1].data
@@ -105,7 +105,7 @@ class _BatchNormPattern:
         atoms = list(dict.fromkeys((*gain.values(), *mean.values(), *bias.values())))
         for v in (deviation.var, *atoms):
             if v.dtype != x.dtype or not _fits(v, channels):
-                state.fail(f"{v!r} is not one number per channel in {x.dtype}", root)
+                state.fail(lambda v=v: f"{v!r} is not one number per channel in {x.dtype}", root)
                 return None
         if not _fits(deviation.var, channels, whole=True):
             state.fail("its variance is one number for all channels", root)
@@ -167,11 +167,14 @@ def _split(view: View, node: Node) -> _Step | None:
     a, b = inputs
     if a is b:
         return None
-    b_is = _may_be_parameter(view, b)
-    a_is = node.op != "div" and _may_be_parameter(view, a)
-    if a_is and b_is:
-        a_is = view.is_known(a) and not view.is_known(b)
-        b_is = not a_is
+    # Where one is known the other is data, whatever it is made of: most chains end here.
+    a_is = node.op != "div" and view.is_known(a)
+    b_is = view.is_known(b)
+    if not (a_is or b_is):
+        b_is = _may_be_parameter(view, b)
+        a_is = not b_is and node.op != "div" and _may_be_parameter(view, a)
+    elif b_is:
+        a_is = False
     if b_is:
         return _Step(node, a, b, True) if a.shape == node.output.shape else None
     if a_is:

@@ -217,7 +217,7 @@ class _RowPattern:
         table, row = view.inputs(node)[:2]
         # An array that is an input may well be data, one slice of which is taken after another.
         if table.ndim < 2 or not view.is_known(table) or view.is_known(row):
-            state.fail(f"{table!r} is no table that is known before the data", node)
+            state.fail(lambda: f"{table!r} is no table that is known before the data", node)
             return None
         if tuple(node.params["slice_sizes"]) != (1, *table.shape[1:]):
             state.fail("it does not take a whole row", node)

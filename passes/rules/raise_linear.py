@@ -79,7 +79,7 @@ class _DensePattern:
             state.fail("it contracts several axes, or has batch axes", node)
             return None
         if left.dtype != right.dtype:
-            state.fail(f"operands are {left.dtype} and {right.dtype}", node)
+            state.fail(lambda: f"operands are {left.dtype} and {right.dtype}", node)
             return None
         if node.params.get("out_sharding") is not None:
             state.fail("it says how its result is sharded", node)

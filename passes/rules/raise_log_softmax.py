@@ -33,7 +33,7 @@ def _log_of(view: View, place: Place) -> tuple[Exponentials | str, Nodes]:
     place, spread = below_spread(view, place)
     log = view.producer(place.value)
     if log is None or log.op != "log":
-        return f"{place.value!r} is no logarithm", ()
+        return "there is no logarithm", ()
     nodes, total = (*spread, log), view.inputs(log)[0]
     size = view.producer(total)
     if size is not None and size.op == "abs":
@@ -46,8 +46,8 @@ def _log_plus_max(view: View, place: Place) -> tuple[Exponentials | str, Nodes]:
     place, spread = below_spread(view, place)
     add = view.producer(place.value)
     if add is None or add.op != "add":
-        return f"{place.value!r} is no sum of a logarithm and a maximum", ()
-    reason = f"neither operand of {add!r} is the logarithm of a sum of exponentials"
+        return "there is no sum of a logarithm and a maximum", ()
+    reason = "neither operand of a sum is the logarithm of a sum of exponentials"
     for log, largest in (view.inputs(add), view.inputs(add)[::-1]):
         if log.shape != add.output.shape or largest.shape != add.output.shape:
             continue

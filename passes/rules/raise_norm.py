@@ -120,6 +120,10 @@ def _raise(*, match: Match, **values: Any) -> Any:
     results, extra = [], []
     for facts in map(dict, match.info["norms"]):
         x = jnp.reshape(values[f"{facts['prefix']}x"], facts["shape"])
+        wide = jnp.promote_types(facts["dtype"], x.dtype)
+        if jnp.promote_types(wide, jnp.float32) != jnp.promote_types(x.dtype, jnp.float32):
+            # A result in float64 of float32, for which the op would compute in float32.
+            x = lax.convert_element_type(x, wide)
         scale, bias = _parameters(x, facts, values)
         if facts["op"] == "batch_norm_train" or statistics:
             y, news = _batch_norm(x, scale, bias, facts, momentum, values)

@@ -352,6 +352,11 @@ def _raise(x: Any, *, match: Match) -> Any:
     return fn(x, **dict(match.info["params"]))
 
 
+def _activation_rule(match: Match) -> str:
+    """Somebody who switches off ``raise_silu`` wants no ``silu``, however it is spelled."""
+    return f"raise_{match.info['op']}"
+
+
 # a product of the same factors -> silu(x), quick_gelu(x), gelu(x), sigmoid(x), hard_sigmoid(x),
 # hard_silu(x), mish(x) or selu(x)
 RAISE_PRODUCT = Rule(
@@ -359,11 +364,16 @@ RAISE_PRODUCT = Rule(
     _ProductPattern(("mul", "div"), (_gates, _sigmoids, _gelus, _hards, _mish, _selu)),
     _raise,
     numerics="reassociates",
+    stands_for=_activation_rule,
 )
 
 # 0.5 * tanh(x / 2) + 0.5 -> sigmoid(x)
 RAISE_TANH_SIGMOID = Rule(
-    "raise_tanh_sigmoid", _ProductPattern(("add",), (_gelus,)), _raise, numerics="reassociates"
+    "raise_tanh_sigmoid",
+    _ProductPattern(("add",), (_gelus,)),
+    _raise,
+    numerics="reassociates",
+    stands_for=_activation_rule,
 )
 
 PRODUCT_RULES = RuleSet((RAISE_PRODUCT, RAISE_TANH_SIGMOID))
@@ -374,9 +384,16 @@ RAISE_CLIPPED_PRODUCT = Rule(
     _ProductPattern(("mul", "div"), (functools.partial(_hards, clips=True),)),
     _raise,
     numerics="reassociates",
+    stands_for=_activation_rule,
 )
 
 # clip(x / 6 + 0.5, 0, 1) -> hard_sigmoid(x)
-RAISE_UNIT_CLIP = Rule("raise_unit_clip", _UnitClipPattern(), _raise, numerics="reassociates")
+RAISE_UNIT_CLIP = Rule(
+    "raise_unit_clip",
+    _UnitClipPattern(),
+    _raise,
+    numerics="reassociates",
+    stands_for=_activation_rule,
+)
 
 CLIPPED_PRODUCT_RULES = RuleSet((RAISE_CLIPPED_PRODUCT, RAISE_UNIT_CLIP))

@@ -77,6 +77,16 @@ def test_inlined_nodes_keep_scope_source_and_origin() -> None:
     assert str(inline_calls(graph).to_jaxpr().jaxpr.eqns[0].source_info.name_stack) == "outer/inner"
 
 
+def test_what_is_inside_of_a_function_of_jax_is_on_the_line_that_called_it() -> None:
+    def fn(x: Any) -> Any:
+        y = jnp.cumsum(x, 0)
+        return jnp.var(y)
+
+    lines = [node.source.line for node in inline_calls(trace(fn)(f32(3, 4))).nodes]
+    first = fn.__code__.co_firstlineno
+    assert lines == sorted(lines) and set(lines) == {first + 1, first + 2}
+
+
 def test_results_of_calls_may_be_inputs_literals_and_constants() -> None:
     w = f32(3)
     call = jax.jit(lambda x, y: (y, x, 2.0, w))

@@ -11,7 +11,7 @@ from work import assert_linear, calls_of
 
 from helpers import array, assert_close, rewritten
 from jaxpress.capture import RewriteLoopError, trace
-from jaxpress.passes import Rule, any_value, op, rewrite, scalar
+from jaxpress.passes import Rule, any_value, inference, op, rewrite, scalar
 from jaxpress.passes.record import Budget
 
 X = array(2, 3)
@@ -290,6 +290,21 @@ def test_the_cost_of_a_sweep_grows_linearly() -> None:
         return trace(fn)(X)
 
     assert_linear(lambda graph: rewrite(graph, [NEG_NEG, SIN_TO_TANH]), chain(50), chain(400), 8)
+
+
+def test_a_chain_of_numbers_is_no_more_work_than_other_chains() -> None:
+    # Not one walk up the chain for each operand of each link that a norm might have.
+    def chain(n):
+        def fn(x):
+            for i in range(n):
+                x = x * (1 + i / n) if i % 2 else x + (1 + i / n)
+            return x
+
+        return trace(fn)(X[0])
+
+    inference(chain(200))
+    graph = chain(300)
+    assert calls_of(lambda: inference(graph)) < 2000 * len(graph.nodes)
 
 
 def small(name, *operations):

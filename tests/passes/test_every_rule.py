@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import pytest
 from rule_examples import CASES, TESTED_ELSEWHERE
 
@@ -97,3 +98,15 @@ def test_a_rule_that_is_switched_off_is_off() -> None:
     for name, preset in holder.items():
         for one in preset.without(name):
             assert name not in {rule.name for rule in one.rules}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "mish", "quick_gelu", "selu", "silu"],
+)
+def test_what_is_switched_off_is_not_made_by_another_rule_either(name: str) -> None:
+    case = CASES[f"raise_{name}"]
+    # With a maximum, so that clips are raised too.
+    graph = trace(lambda *args: (case.fn(*args), jnp.maximum(args[0], 0.0)))(*case.args)
+    assert name in passes.inference(graph).count()
+    assert name not in passes.inference.without(f"raise_{name}")(graph).count()

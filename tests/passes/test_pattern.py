@@ -262,6 +262,23 @@ def test_a_name_that_is_bound_before_is_the_same_in_every_repetition() -> None:
     assert match(pattern, fn, X, Y, X + 2) is None
 
 
+def test_repeated_operands_that_may_be_of_two_kinds_or_none() -> None:
+    kinds = any_of(op("neg", any_value("a")), op("exp", any_value("b")))
+    pattern = op("concatenate", any_value(), any_value(), repeated(kinds, at_least=0))
+    state = match(pattern, lambda x: lax.concatenate([x, x, -x, jnp.exp(x), -(x + 1)], 0), X)
+    assert [len(state.lists[name]) for name in "ab"] == [2, 1]
+    state = match(pattern, lambda x: lax.concatenate([x, x], 0), X)
+    assert state.lists == {"a": (), "b": ()}
+
+
+def test_a_size_is_the_same_in_all_repeated_operands() -> None:
+    pattern = op("concatenate", repeated(any_value("parts", shape=("n", "m"))))
+    assert match(pattern, lambda x, y: lax.concatenate([x, y], 0), X, Y).sizes == {"n": 2, "m": 3}
+    assert match(pattern, lambda x, y: lax.concatenate([x, y[:1]], 0), X, Y) is None
+    with pytest.raises(PassError, match="captured"):
+        repeated(op("neg", any_value("x"), name="one"))
+
+
 def test_only_the_last_operand_is_repeated() -> None:
     with pytest.raises(PassError, match="last operand"):
         op("concatenate", repeated(any_value("x")), any_value("y"))

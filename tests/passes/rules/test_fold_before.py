@@ -351,3 +351,16 @@ def test_through_global_pooling(keepdims) -> None:
     new = assert_applies(FOLD_BEFORE_RULES, fn, X, times=1)
     assert fold_constants(new).count() == {"global_avg_pool": 1, "dense": 1}
     assert_refuses(FOLD_BEFORE_RULES, fn, X[:, :0])
+
+
+@pytest.mark.parametrize("alike", ["mean", "var", "scale", "bias"])
+def test_a_norm_some_of_whose_numbers_are_all_alike(alike) -> None:
+    # Written down as one number that is spread out.
+    given = {"mean": array(4), "var": positive(4), "scale": array(4), "bias": array(4)}
+    w = array(4, 3)
+
+    def fn(x):
+        norm = {**given, alike: jnp.full(4, 0.5)}
+        return nnops.dense(nnops.batch_norm(x, **norm), w)
+
+    assert_applies(FOLD_BEFORE, fn, array(2, 4))

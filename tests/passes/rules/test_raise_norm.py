@@ -226,6 +226,20 @@ def test_in_float64() -> None:
         assert_close(new(x, g, b), fast_variance(x, g, b), 1e-12)
 
 
+@pytest.mark.parametrize("narrow", ["bfloat16", "float32"])
+def test_a_result_wider_than_the_op_would_compute(narrow) -> None:
+    with jax.enable_x64(True):
+        x = array(3, 8).astype(narrow)
+
+        def fn(x):
+            x = x.astype("float64")
+            away = x - x.mean(-1, keepdims=True)
+            return away / jnp.sqrt((away**2).mean(-1, keepdims=True) + 1e-5)
+
+        new = assert_rewrites(RAISE_NORM, fn, x)
+        assert_close(new(x), fn(x), 1e-14)
+
+
 def test_of_integers_turned_into_floats() -> None:
     image = jnp.asarray(50 * (X + 2), "uint8")
     fn = lambda x: over((1, 2, 3))(x.astype("float32"))  # noqa: E731
