@@ -14,10 +14,9 @@ from jaxpress.capture.avals import short_aval, short_dtype
 from jaxpress.capture.provenance import Source, find_source
 
 if TYPE_CHECKING:
-    import networkx
-
     from jaxpress.capture.cost import GraphCost
     from jaxpress.capture.nested import NestedEditor
+    from jaxpress.capture.network import Network
     from jaxpress.capture.signature import Signature
 
 __all__ = ["Graph", "Literal", "Node", "Value", "short_aval", "short_dtype"]
@@ -382,11 +381,15 @@ class Graph:
 
         return graph_to_jaxpr(self)
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """The graph as a networkx multigraph: nodes, inputs and constants, edges with shapes."""
+    def to_networkx(self, *, plain: bool = False) -> Network:
+        """The graph as a ``networkx.MultiDiGraph``: nodes, inputs and constants, edges with shapes.
+
+        ``jaxpress.capture.to_networkx`` tells its attributes; ``plain`` makes all of them text or
+        numbers, as GraphML needs.
+        """
         from jaxpress.capture.to_networkx import to_networkx
 
-        return to_networkx(self)
+        return to_networkx(self, plain=plain)
 
     def cost(self) -> GraphCost:
         """FLOPs, bytes moved, parameter and peak live bytes, per node and in total."""
