@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxpress.capture import compat
 from jaxpress.capture.avals import short_aval, short_dtype
+from jaxpress.capture.fixed import Fixed
 from jaxpress.capture.provenance import Source, find_source
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "Literal", "Node", "Value", "short_aval", "short_dtype"]
 
 
-class Value:
+class Value(Fixed):
     """An edge of a graph: an array that one node makes and others use.
 
     Values are compared by identity. Who makes and who uses one is asked of the graph
@@ -72,7 +73,7 @@ class Literal(Value):
         self.val = val
 
 
-class Node:
+class Node(Fixed):
     """One equation: an operation with its operands, results and parameters. Immutable.
 
     Attributes:
@@ -206,7 +207,7 @@ class Bodies:
         return self._graphs
 
 
-class Graph:
+class Graph(Fixed):
     """One function body: inputs, nodes in topological order, outputs, constants. Immutable.
 
     A pass or ``graph.edit()`` gives a new graph; versions share nodes and values.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import weakref
@@ -17,6 +18,7 @@ from jaxpress.capture.collector import collector_at_rest
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
 from jaxpress.capture.trace import function_name, static_places
+from jaxpress.copying import made_again, recipe
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.select_kernels import preferences_of
@@ -182,6 +184,9 @@ def _nobody() -> None:
 class Optimized:
     """A function that ``optimize`` made; call it like the original.
 
+    A copy has programs and prepared weights of its own; ``copy.deepcopy`` copies the function too.
+    ``pickle`` keeps the function and the names of the passes.
+
     Attributes:
       fn: the original.
       pipeline: the passes.
@@ -305,7 +310,7 @@ class Optimized:
             if not -len(args) <= i < max(len(args), 1) and not kwargs:
                 raise ArgumentError(
                     f"weight_argnums has {i}, but {self.__name__} was called with {len(args)} "
-                    "positional arguments"
+                    f"positional argument{'s' * (len(args) != 1)}, which are counted from 0"
                 )
         capture = trace(
             self.fn, static_argnums=self._static_argnums, static_argnames=self._static_argnames
@@ -366,6 +371,15 @@ class Optimized:
         except VerificationError as error:
             return str(error)
         return "no single pass changed what the graph computes"
+
+    def __copy__(self) -> Optimized:
+        return made_again(self, self.fn)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimized:
+        return made_again(self, copy.deepcopy(self.fn, memo))
+
+    def __reduce__(self) -> Any:
+        return recipe(self)
 
     def __repr__(self) -> str:
         return f"<optimized {self.__name__}: {self.pipeline.name}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.capture import VerificationError, trace
+from jaxpress.capture import Graph, VerificationError, trace
+from jaxpress.capture.evaluate import evaluate
 from jaxpress.capture.float64 import evaluate_in_float64
 from jaxpress.passes.comparison import OutputError, as_numpy, compare_arrays, tolerance_of
 
 __all__ = ["OutputError", "Verification", "tolerance_of", "verify"]
+
+# An error of jax.jit's own that rounding alone seldom makes.
+_SUSPICIOUS = 1e-2
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,12 @@ class Verification:
       outputs: one entry per output, and per gradient if those were compared.
       reference: what errors are measured against: ``"float64"``, or ``"jax.jit"`` where the
         function could not be run in float64.
+      note: why it could not; empty where it could.
     """
 
     outputs: tuple[OutputError, ...]
     reference: str
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -54,7 +61,9 @@ class Verification:
                 f"{o.path:<32} {kind:<24} {o.error:>9.1e} {o.original_error:>9.1e} "
                 f"{o.tolerance:>9.1e}  {o.problem or 'ok'}"
             )
-        lines.append(f"errors relative to a run in {self.reference}")
+        lines.append(
+            f"errors relative to a run in {self.reference}{'; ' * bool(self.note)}{self.note}"
+        )
         return "\n".join(lines)
 
 
@@ -69,7 +78,9 @@ def verify(
 
     Both are measured against ``fn`` run in float64. An output passes if its error is within the
     tolerance of its dtype (2e-5 for float32), or within three times that of ``jax.jit(fn)``;
-    where ``jax.jit(fn)`` gives NaN or infinity, so must ``fast``. Integers must be equal.
+    where ``jax.jit(fn)`` gives NaN or infinity, so must ``fast``. Integers must be equal. Where
+    ``fn`` cannot be run in float64, the result and a warning say so, and ``jax.jit(fn)`` itself is
+    what ``fast`` is measured against.
 
     Args:
       fn: the original.
@@ -91,9 +102,13 @@ def verify(
     def compare(*args: Any, **kwargs: Any) -> Verification:
         result = compare_functions(fn, fast, args, kwargs, tolerance)
         if gradients:
-            both = [gradient_function(f, args, kwargs) for f in (fn, fast)]
-            more = compare_functions(both[0], both[1], args, kwargs, tolerance, "gradient of ")
-            result = Verification((*result.outputs, *more.outputs), result.reference)
+            slope, fast_slope = (gradient_function(f, args, kwargs) for f in (fn, fast))
+            more = compare_functions(
+                slope, fast_slope, args, kwargs, tolerance, "gradient of ", of_one_sum=True
+            )
+            worse = more if more.note else result
+            both = (*result.outputs, *more.outputs)
+            result = Verification(both, worse.reference, worse.note)
         if not result.passed:
             raise VerificationError(f"the functions differ:\n{result}", result)
         return result
@@ -108,8 +123,13 @@ def compare_functions(
     kwargs: dict[str, Any],
     tolerance: float | None = None,
     prefix: str = "",
+    of_one_sum: bool = False,
 ) -> Verification:
-    """The comparison itself; raises only where the results cannot be compared at all."""
+    """The comparison itself; raises only where the results cannot be compared at all.
+
+    ``of_one_sum`` says that the results are sums of the same terms, as gradients are: one that is
+    zero is then measured by the largest of them.
+    """
     statics: dict[str, Any] = {
         "static_argnums": getattr(fast, "_static_argnums", ()),
         "static_argnames": getattr(fast, "_static_argnames", ()),
@@ -130,17 +150,48 @@ def compare_functions(
         raise VerificationError(f"the results' structures differ:\n  {want_tree}\n  {got_tree}")
     try:
         exact = evaluate_in_float64(graph, signature.flatten(args, kwargs))
-        reference = "float64"
-    except (TypeError, ValueError, NotImplementedError):
+        reference, note = "float64", ""
+    except (TypeError, ValueError, NotImplementedError) as error:
         # An operation that exists in one precision only: the original has to do.
         exact, reference = [as_numpy(x) for x in want_leaves], "jax.jit"
+        said = " ".join(str(error).split())
+        note = f"in float64 it fails: {type(error).__name__}: {said[:200]}"
+        warnings.warn(
+            f"{graph.name} cannot be run in float64 ({type(error).__name__}: {said[:200]}), so it "
+            "is compared with jax.jit of itself, which rounds as well",
+            stacklevel=3,
+        )
+    exact = [np.asarray(x) for x in exact]
+    beside = max((_largest(x) for x in exact), default=0.0) if of_one_sum else 0.0
     outputs = tuple(
-        compare_arrays(f"{prefix}{path}", as_numpy(a), as_numpy(b), np.asarray(e), tolerance)
+        compare_arrays(f"{prefix}{path}", as_numpy(a), as_numpy(b), e, tolerance, beside)
         for path, a, b, e in zip(
             signature.result_paths, want_leaves, got_leaves, exact, strict=True
         )
     )
-    return Verification(outputs, reference)
+    if max((o.original_error for o in outputs), default=0.0) > _SUSPICIOUS:
+        _check_same_every_time(graph, signature.flatten(args, kwargs), want_leaves)
+    return Verification(outputs, reference, note)
+
+
+def _largest(x: np.ndarray) -> float:
+    finite = np.abs(x[np.isfinite(x)]) if np.issubdtype(x.dtype, np.inexact) else x[:0]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _check_same_every_time(graph: Graph, flat: list[Any], want: list[Any]) -> None:
+    """Whether the function is off because each trace of it is another function.
+
+    Raises:
+      VerificationError: it is.
+    """
+    again = jax.jit(functools.partial(evaluate, graph))(flat)
+    for a, b in zip(map(as_numpy, again), map(as_numpy, want), strict=True):
+        if compare_arrays("", b, a, b, _SUSPICIOUS).problem:
+            raise VerificationError(
+                f"{graph.name} gives other values each time it is traced, so nothing can be "
+                "compared with it; take random numbers, times and counters as arguments"
+            )
 
 
 def gradient_function(

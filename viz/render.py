@@ -100,7 +100,7 @@ def render(
         pictures = _pictures(graph_or_report, title, which, suffix, draw)
         if suffix == ".html":
             heading = clean(title if title is not None else _graph(graph_or_report).name, 120)
-            panes = [(p, layout(dot_text(p, heading=False), "svg")) for p in pictures]
+            panes = [(p, layout(dot_text(p, heading=False), "svg", suffix)) for p in pictures]
             data = html_page(heading, panes).encode()
         else:
             text = dot_text(pictures, legend=legend, png=suffix == ".png")
