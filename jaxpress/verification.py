@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,13 @@ import numpy as np
 
 from jaxpress.capture import Graph, VerificationError, trace
 from jaxpress.capture.evaluate import evaluate
-from jaxpress.capture.float64 import evaluate_in_float64
-from jaxpress.passes.comparison import OutputError, as_numpy, compare_arrays, tolerance_of
+from jaxpress.passes.comparison import (
+    OutputError,
+    as_numpy,
+    compare_arrays,
+    run_in_float64,
+    tolerance_of,
+)
 
 __all__ = ["OutputError", "Verification", "tolerance_of", "verify"]
 
@@ -61,9 +65,9 @@ class Verification:
                 f"{o.path:<32} {kind:<24} {o.error:>9.1e} {o.original_error:>9.1e} "
                 f"{o.tolerance:>9.1e}  {o.problem or 'ok'}"
             )
-        lines.append(
-            f"errors relative to a run in {self.reference}{'; ' * bool(self.note)}{self.note}"
-        )
+        lines.append(f"errors relative to a run in {self.reference}")
+        if self.note:
+            lines.append(f"in float64 it fails with {self.note}")
         return "\n".join(lines)
 
 
@@ -148,20 +152,9 @@ def compare_functions(
     got_leaves, got_tree = jax.tree_util.tree_flatten(got)
     if want_tree != got_tree:
         raise VerificationError(f"the results' structures differ:\n  {want_tree}\n  {got_tree}")
-    try:
-        exact = evaluate_in_float64(graph, signature.flatten(args, kwargs))
-        reference, note = "float64", ""
-    except (TypeError, ValueError, NotImplementedError) as error:
-        # An operation that exists in one precision only: the original has to do.
-        exact, reference = [as_numpy(x) for x in want_leaves], "jax.jit"
-        said = " ".join(str(error).split())
-        note = f"in float64 it fails: {type(error).__name__}: {said[:200]}"
-        warnings.warn(
-            f"{graph.name} cannot be run in float64 ({type(error).__name__}: {said[:200]}), so it "
-            "is compared with jax.jit of itself, which rounds as well",
-            stacklevel=3,
-        )
-    exact = [np.asarray(x) for x in exact]
+    flat = signature.flatten(args, kwargs)
+    exact, why_not = run_in_float64(graph, flat, [as_numpy(x) for x in want_leaves])
+    reference = "jax.jit" if why_not else "float64"
     beside = max((_largest(x) for x in exact), default=0.0) if of_one_sum else 0.0
     outputs = tuple(
         compare_arrays(f"{prefix}{path}", as_numpy(a), as_numpy(b), e, tolerance, beside)
@@ -170,8 +163,8 @@ def compare_functions(
         )
     )
     if max((o.original_error for o in outputs), default=0.0) > _SUSPICIOUS:
-        _check_same_every_time(graph, signature.flatten(args, kwargs), want_leaves)
-    return Verification(outputs, reference, note)
+        _check_same_every_time(graph, flat, want_leaves)
+    return Verification(outputs, reference, why_not)
 
 
 def _largest(x: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["OutputError", "as_numpy", "compare_arrays", "tolerance_of"]
+from jaxpress.capture import Graph
+from jaxpress.capture.float64 import evaluate_in_float64
+
+__all__ = ["OutputError", "as_numpy", "compare_arrays", "run_in_float64", "tolerance_of"]
 
 # Largest error, relative to the largest entry, that is put down to rounding. An error of up to
 # three times the original's own is accepted too.
@@ -63,6 +68,34 @@ def as_numpy(x: Any) -> np.ndarray:
     if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     return np.asarray(x)
+
+
+def run_in_float64(
+    graph: Graph, flat: Sequence[Any], want: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], str]:
+    """What a graph's results are measured against, and why that is ``want`` where it has to be.
+
+    Warns where an operation exists in one precision only, so that the original's own results are
+    all there is.
+
+    Args:
+      graph: the original.
+      flat: its inputs.
+      want: its outputs in its own precision.
+
+    Returns:
+      The outputs of a run in float64, and an empty text; or ``want``, and the reason.
+    """
+    try:
+        return evaluate_in_float64(graph, flat), ""
+    except (TypeError, ValueError, NotImplementedError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        warnings.warn(
+            f"{graph.name} cannot be run in float64 ({said}), so it is compared with jax.jit of "
+            "itself, which rounds as well",
+            stacklevel=4,
+        )
+        return list(want), said
 
 
 def compare_arrays(

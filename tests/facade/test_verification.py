@@ -179,11 +179,13 @@ def test_what_cannot_run_in_float64_is_said():
         def fail(*_):
             raise NotImplementedError("only in float32")
 
-        patch.setattr("jaxpress.verification.evaluate_in_float64", fail)
+        patch.setattr("jaxpress.passes.comparison.evaluate_in_float64", fail)
         with pytest.warns(UserWarning, match="fn cannot be run in float64 .*only in float32"):
             result = jp.verify(fn, jax.jit(fn))(X)
         with pytest.warns(UserWarning):
             both = jp.verify(jnp.sin, jnp.sin, gradients=True)(X)
+        with pytest.warns(UserWarning):
+            assert not jp.bisect(fn, X)
     assert result.passed and result.reference == both.reference == "jax.jit"
     assert "only in float32" in result.note and "only in float32" in str(result)
 
