@@ -56,12 +56,30 @@ class NestedEditor(Editor):
         editor = self._editor_of(value, "tap")
         super().tap(value, callback) if editor is self else editor.tap(value, callback)
 
+    def replace_value(self, old: Value, new: Value) -> None:
+        _check_value(old, "replace_value")
+        _check_value(new, "replace_value")
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise GraphError(
+                f"replace_value: {old!r} would become {new!r}; the new value must have the same "
+                "shape and dtype"
+            )
+        if not self._is_here(old) or not (self._is_here(new) or isinstance(new, Literal)):
+            raise GraphError(
+                f"replace_value: {old!r} and {new!r} must both be values of the graph "
+                f"{self.graph.name!r} itself"
+            )
+        super().replace_value(old, new)
+
     def add_output(self, value: Value, name: str) -> None:
         """Return ``value`` as well: the result becomes ``(result, {name: array, ...})``.
 
         Raises:
-          GraphError: the value is inside of a body, or unknown.
+          GraphError: the value is inside of a body, or unknown; or the name is taken.
         """
+        _check_value(value, "add_output")
+        if name in self._extra_outputs:
+            raise GraphError(f"add_output: there is an output {name!r} already")
         if not self._is_here(value):
             raise GraphError(
                 f"add_output: {value!r} is not a value of the graph {self.graph.name!r} itself; "
@@ -108,6 +126,11 @@ class NestedEditor(Editor):
         return {*self.graph.inputs, *self.graph.prepared, *self._constants}
 
     def _editor_of(self, what: Node | Value, action: str) -> Editor:
+        if action in ("replace", "remove"):
+            if not isinstance(what, Node):
+                raise GraphError(f"{action} takes a node, such as one of graph.nodes; got {what!r}")
+        else:
+            _check_value(what, action)
         if isinstance(what, Literal):
             raise GraphError(f"{action}: {what!r} is written into the program; replace its user")
         if self._is_here(what):
@@ -124,6 +147,13 @@ class NestedEditor(Editor):
                 "not follow; change the node that calls the function"
             )
         return self._inner.setdefault(home, Editor(home))
+
+
+def _check_value(value: Any, action: str) -> None:
+    if not isinstance(value, Value):
+        raise GraphError(
+            f"{action} takes a value, such as node.output or one of graph.inputs; got {value!r}"
+        )
 
 
 def _note_homes(graph: Graph, ruled: bool, homes: dict[Node | Value, tuple[Graph, bool]]) -> None:

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,11 @@ import numpy as np
 from jax.core import ShapedArray
 
 from jaxpress.capture import ArgumentError, Graph, Value, VerificationError, compat, trace
+from jaxpress.capture.arguments import check_arrays, check_places, function_name, tuple_of
 from jaxpress.capture.collector import collector_at_rest
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
-from jaxpress.capture.trace import function_name, static_places
+from jaxpress.capture.trace import static_places
 from jaxpress.copying import made_again, recipe
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
 from jaxpress.passes.pipeline import Pass
@@ -204,14 +205,12 @@ class Optimized:
         self.fn = fn
         self.pipeline = pipeline
         self._static_argnums, self._static_argnames = static_places(
-            fn, _as_tuple(static_argnums, int), _as_tuple(static_argnames, str)
+            fn, static_argnums, static_argnames
         )
-        self._weight_argnums = _as_tuple(weight_argnums, int)
-        if not all(isinstance(i, int) for i in self._weight_argnums):
-            raise ArgumentError(
-                f"weight_argnums is {weight_argnums!r}; give positions of arguments, such as 0 or "
-                "(0, 1)"
-            )
+        self._weight_argnums = tuple_of(
+            int, weight_argnums, "weight_argnums", "positions of arguments, such as 0 or (0, 1)"
+        )
+        check_places(fn, "weight_argnums", self._weight_argnums)
         self._weight_names = _names_at(fn, self._weight_argnums)
         self._verify = verify
         self._programs: dict[Any, _Program] = {}
@@ -227,7 +226,15 @@ class Optimized:
             out = evaluate(program.graph, flat, program.constants, prepared)
         else:
             # Alone, or under a transformation that runs step by step, such as grad: compiled.
-            out = program.run(prepared, flat)
+            try:
+                out = program.run(prepared, flat)
+            except TypeError:
+                if any(isinstance(x, jax.ShapeDtypeStruct) for x in flat):
+                    raise ArgumentError(
+                        f"{self.__name__} was called with a jax.ShapeDtypeStruct, which has no "
+                        "values; graph, report, lower and export take one"
+                    ) from None
+                raise
         assert program.signature is not None
         return jax.tree_util.tree_unflatten(program.signature.out_tree, out)
 
@@ -266,7 +273,11 @@ class Optimized:
         call = (tree, static, compat.context_key())
         if self._recent is not None and self._recent.fits(call, flat):
             return flat, self._recent.program
-        types = tuple(map(_type_of, flat))
+        try:
+            types = tuple(map(_type_of, flat))
+        except TypeError:
+            check_arrays(self.__name__, dynamic_args, dynamic_kwargs)
+            raise
         program = self._programs.get((call, types))
         if program is None:
             program = self._make(args, kwargs, dynamic_args, dynamic_kwargs)
@@ -417,10 +428,6 @@ def _on_host(x: Any) -> bool:
     if not isinstance(x, jax.Array):
         return True
     return not x.committed and all(d.platform == "cpu" for d in x.devices())
-
-
-def _as_tuple(given: Any, kind: type) -> tuple[Any, ...]:
-    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, kind) else (given,)
 
 
 def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]:

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.capture import Graph, VerificationError, trace
+from jaxpress.capture import ArgumentError, Graph, VerificationError, trace
+from jaxpress.capture.arguments import check_values
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.passes.comparison import (
     OutputError,
     as_numpy,
+    check_tolerance,
     compare_arrays,
     run_in_float64,
     tolerance_of,
@@ -96,12 +98,17 @@ def verify(
       ``compare(*args, **kwargs) -> Verification``.
 
     Raises:
+      ArgumentError: something is no function, no tolerance, or has no values to compare.
       VerificationError: from the returned function; ``error.result`` has all figures.
 
     >>> import jax.numpy as jnp
     >>> bool(verify(jnp.sin, lambda x: jnp.sin(x))(jnp.ones(3)).passed)
     True
     """
+    for what, function in (("original", fn), ("other", fast)):
+        if not callable(function):
+            raise ArgumentError(f"verify takes two functions; the {what} is {function!r:.60}")
+    check_tolerance(tolerance)
 
     def compare(*args: Any, **kwargs: Any) -> Verification:
         result = compare_functions(fn, fast, args, kwargs, tolerance)
@@ -138,6 +145,7 @@ def compare_functions(
         "static_argnums": getattr(fast, "_static_argnums", ()),
         "static_argnames": getattr(fast, "_static_argnames", ()),
     }
+    check_values(args, kwargs)
     graph = trace(fn, **statics)(*args, **kwargs)
     signature = graph.signature
     assert signature is not None

@@ -11,10 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.capture import Graph
+from jaxpress.capture import ArgumentError, Graph
 from jaxpress.capture.float64 import evaluate_in_float64
 
-__all__ = ["OutputError", "as_numpy", "compare_arrays", "run_in_float64", "tolerance_of"]
+__all__ = [
+    "OutputError",
+    "as_numpy",
+    "check_tolerance",
+    "compare_arrays",
+    "run_in_float64",
+    "tolerance_of",
+]
 
 # Largest error, relative to the largest entry, that is put down to rounding. An error of up to
 # three times the original's own is accepted too.
@@ -59,6 +66,17 @@ def tolerance_of(dtype: Any) -> float:
     if name not in _TOLERANCES and jnp.issubdtype(dtype, jnp.floating):
         return 2.0 * float(jnp.finfo(dtype).eps)
     return _TOLERANCES.get(name, 0.0)
+
+
+def check_tolerance(tolerance: Any) -> None:
+    """Whether something is a largest error, or ``None``.
+
+    Raises:
+      ArgumentError: it is not.
+    """
+    number = isinstance(tolerance, int | float | np.number) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (number and tolerance >= 0):
+        raise ArgumentError(f"tolerance is {tolerance!r}; give a number from 0, or None")
 
 
 def as_numpy(x: Any) -> np.ndarray:

@@ -169,3 +169,22 @@ def test_a_body_that_cannot_hold_arrays_says_so() -> None:
         editor.insert_after(graph.find("sin")[0].output, lambda x: x + w)
     with pytest.raises(GraphError, match="gained array constants"):
         editor.graph(f32(3))
+
+
+def test_what_is_no_value_or_no_node_is_refused() -> None:
+    graph = trace(lambda x: jnp.sin(x) @ jnp.ones((3, 2)))(jnp.ones((2, 3)))
+    sin = graph.nodes[0]
+    for change, said in (
+        (lambda e: e.tap(sin, print), "tap takes a value, such as node.output"),
+        (lambda e: e.insert_after("x", jnp.cos), "insert_after takes a value"),
+        (lambda e: e.add_output(sin, "y"), "add_output takes a value"),
+        (lambda e: e.replace(sin.output, jnp.cos), "replace takes a node"),
+        (lambda e: e.remove(sin.output), "remove takes a node"),
+        (lambda e: e.replace_value(sin.output, graph.outputs[0]), "the same shape and dtype"),
+        (lambda e: e.replace_value(sin.output, sin), "replace_value takes a value"),
+    ):
+        with pytest.raises(GraphError, match=said), graph.edit() as editor:
+            change(editor)
+    with pytest.raises(GraphError, match="there is an output 'y' already"), graph.edit() as editor:
+        editor.add_output(sin.output, "y")
+        editor.add_output(sin.output, "y")

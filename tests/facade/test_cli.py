@@ -264,7 +264,7 @@ def test_a_failure_leaves_the_older_file(folder: Path, run: Run) -> None:
         ("targets.py:gives_none", "it returned None"),
         ("targets.py:untraceable", "<lambda> cannot be traced"),
         ("targets.py:fails_in_trace", "its function cannot be traced: TypeError"),
-        ("targets.py:takes_text", "its function cannot be traced: TypeError"),
+        ("targets.py:takes_text", "args[0] of <lambda> is a str, 'text', and no array"),
         ("targets.py:leaves_in_trace", "its function cannot be traced: SystemExit: 4"),
     ],
 )
