@@ -117,6 +117,16 @@ class NestedEditor(Editor):
             memo[body] = new
         return memo[body]
 
+    def _where_else(self, what: Node | Value) -> str:
+        prologue = self.graph.prologue
+        made = prologue.nodes if prologue is not None else ()
+        if what in made or any(what in node.outputs for node in made):
+            return (
+                "is in the graph's prologue, which makes weights ready; change what comes of it, "
+                "one of graph.prepared"
+            )
+        return f"is not in the graph {self.graph.name!r}, or not any more"
+
     def _is_here(self, what: Node | Value) -> bool:
         if isinstance(what, Node):
             return what in self
@@ -139,8 +149,11 @@ class NestedEditor(Editor):
             self._homes = {}
             _note_homes(self.graph, False, self._homes)
         home, ruled = self._homes.get(what, (None, False))
-        if home is None:  # was never here, or is not any more
-            return self
+        if home is None:
+            for editor in self._inner.values():  # made in a body by an earlier change
+                if what in editor if isinstance(what, Node) else editor.producer(what) is not None:
+                    return editor
+            raise GraphError(f"{action}: {what!r} {self._where_else(what)}")
         if ruled and action != "tap":
             raise GraphError(
                 f"{action}: {what!r} is inside of a function with a derivative rule, which would "

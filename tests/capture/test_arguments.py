@@ -27,11 +27,11 @@ def plain(x: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: jp.trace(plain)("a"), r"args\[0\] of plain is a str, 'a', and no array"),
+        (lambda: jp.trace(plain)("text"), r"args\[0\] of plain is a str, 'text', and no array"),
         (lambda: jp.trace(plain)(x={"k": object()}), r"kwargs\['x'\]\['k'\] of plain is a object"),
-        (lambda: jp.optimize(plain)([X, "a"]), r"args\[0\]\[1\] of plain is a str"),
+        (lambda: jp.optimize(plain)([X, "text"]), r"args\[0\]\[1\] of plain is a str"),
         (lambda: jp.optimize(plain)(SHAPE), "plain was called with a jax.ShapeDtypeStruct"),
-        (lambda: jp.trace(plain)(X)("a"), "argument x of plain is 'a', which is no array"),
+        (lambda: jp.trace(plain)(X)("text"), "argument x of plain is 'text', which is no array"),
         (lambda: jp.trace(net, static_argnums=2), "static_argnums has 2, but net takes 2 pos"),
         (lambda: jp.trace(net, static_argnums="n"), "static_argnums is 'n'; give positions of"),
         (lambda: jp.trace(net, static_argnames=1), "static_argnames is 1; give names of"),

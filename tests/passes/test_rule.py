@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from helpers import array, assert_refuses, rewritten
+from jaxpress import passes
 from jaxpress.capture import PassError, trace
 from jaxpress.capture.edit import Editor
 from jaxpress.passes import Rule, RuleSet, any_value, op, repeated, rewrite, scalar
@@ -280,3 +281,16 @@ def test_an_operation_with_an_effect_is_not_replaced() -> None:
 def test_what_is_no_pattern_is_refused() -> None:
     with pytest.raises(PassError, match=r"'r'.*is no pattern"):
         Rule("r", "sin", lambda x: x)
+
+
+def test_what_is_no_rule_and_no_graph_is_refused() -> None:
+    graph = trace(jnp.sin)(1.0)
+    for make, said in (
+        (lambda: rewrite(graph, [3]), "3 is no Rule"),
+        (lambda: rewrite(jnp.sin, []), "rewrite takes a Graph"),
+        (lambda: check_rule(3), "check_rule takes a Rule"),
+        (lambda: passes.dce(jnp.sin), "pass 'dce' takes a Graph"),
+        (lambda: passes.default.run(3), "pass 'inline' takes a Graph, got 3"),
+    ):
+        with pytest.raises(PassError, match=said):
+            make()
