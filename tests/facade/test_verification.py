@@ -195,3 +195,12 @@ def test_a_function_that_is_another_at_each_trace_cannot_be_compared():
     fn = lambda x: x * next(numbers)  # noqa: E731
     with pytest.raises(jp.VerificationError, match="other values each time it is traced"):
         jp.verify(fn, jp.optimize(fn))(X)
+
+
+def test_a_comparison_that_says_little_says_so():
+    step = lambda x: jnp.where(x + 1e8 == 1e8, 1.0, 2.0)  # noqa: E731
+    x = jnp.ones(())  # lost beside 1e8 in float32 alone
+    result = jp.verify(step, jax.jit(step))(x)
+    assert result.original_error > 0.1 and "jax.jit itself is far off in result" in str(result)
+    low = jp.verify(lambda x: x * x, jax.jit(lambda x: x * x))(X.astype("bfloat16"))
+    assert not low.note
