@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import networkx
 
 __all__ = ["Network"]
@@ -15,7 +17,7 @@ class Network(networkx.MultiDiGraph):
       prologue: what runs once per set of weights; None where there is nothing of the kind.
     """
 
-    def __init__(self, *args: object, **attributes: object):
+    def __init__(self, *args: Any, **attributes: Any):
         super().__init__(*args, **attributes)
         self.bodies: dict[str, dict[str, Network]] = {}
         self.prologue: Network | None = None

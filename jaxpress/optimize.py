@@ -123,7 +123,8 @@ class _Program:
 
     def run(self, prepared: list[Any], flat: list[Any]) -> list[Any]:
         """The compiled graph's results, flat."""
-        if not (self._is_lowered or compat.under_trace() or jax.config.jax_disable_jit):
+        jitted = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
+        if jitted and not (self._is_lowered or compat.under_trace()):
             # The call finds the lowering in JAX's cache. Compiling may take minutes, in which other
             # threads' garbage is collected as ever.
             with collector_at_rest():
