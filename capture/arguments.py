@@ -15,6 +15,7 @@ from jaxpress.capture.errors import ArgumentError
 
 __all__ = [
     "check_arrays",
+    "check_names",
     "check_places",
     "check_values",
     "function_name",
@@ -29,11 +30,8 @@ def check_places(fn: Callable[..., Any], option: str, places: Sequence[int]) -> 
     Raises:
       ArgumentError: it has not; the message names the option that asked for them.
     """
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature
-        return
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    parameters = _parameters(fn) if places else None
+    if parameters is None or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return
     n = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
     for i in places:
@@ -42,6 +40,32 @@ def check_places(fn: Callable[..., Any], option: str, places: Sequence[int]) -> 
                 f"{option} has {i}, but {function_name(fn)} takes {n} positional "
                 f"argument{'s' * (n != 1)}, counted from 0"
             )
+
+
+def check_names(fn: Callable[..., Any], option: str, names: Sequence[str]) -> None:
+    """Whether a function has arguments of these names, as far as one can tell.
+
+    Raises:
+      ArgumentError: it has not; the message names the option that asked for them.
+    """
+    parameters = _parameters(fn) if names else None
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters]
+    for name in names:
+        if name not in known:
+            raise ArgumentError(
+                f"{option} has {name!r}, and the arguments of {function_name(fn)} are "
+                f"{', '.join(known) or 'none'}"
+            )
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """A function's own parameters: what it wraps may take others."""
+    try:
+        return list(inspect.signature(fn, follow_wrapped=False).parameters.values())
+    except (TypeError, ValueError):  # a builtin without a signature
+        return None
 
 
 def check_arrays(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import jax
 
 from jaxpress.capture.arguments import (
     check_arrays,
+    check_names,
     check_places,
     function_name,
     tuple_of,
@@ -115,22 +116,15 @@ def static_places(
         int, static_argnums, "static_argnums", "positions of arguments, such as 0 or (0, 1)"
     )
     names = tuple_of(str, static_argnames, "static_argnames", "names of arguments")
+    check_places(fn, "static_argnums", nums)
+    check_names(fn, "static_argnames", names)
+    if bool(nums) == bool(names):
+        return nums, names
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature
         return nums, names
     places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    kinds = {p.kind for p in parameters}
-    check_places(fn, "static_argnums", nums)
-    known = [p.name for p in parameters]
-    unknown = [name for name in names if name not in known]
-    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise ArgumentError(
-            f"static_argnames has {unknown[0]!r}, and the arguments of {function_name(fn)} are "
-            f"{', '.join(known) or 'none'}"
-        )
-    if bool(nums) == bool(names):
-        return nums, names
     if names:
         return tuple(i for i, name in enumerate(places) if name in names), names
     return nums, tuple(places[i] for i in nums if -len(places) <= i < len(places))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -59,6 +60,13 @@ def test_a_mistake_is_named(make: Any, said: str) -> None:
 def test_what_may_be_right_is_not_refused() -> None:
     assert jp.trace(lambda *args: -args[2], static_argnums=3)(1, 2, 3, "a").count() == {"neg": 1}
     assert jp.trace(lambda x, **kw: -x, static_argnames="any")(X, any="a").count() == {"neg": 1}
+
+    @functools.wraps(plain)
+    def with_weights(w: Any, x: Any) -> Any:
+        return plain(x) * w
+
+    assert jp.optimize(with_weights, weight_argnums=(0, 1))(2.0, X).shape == (2, 3)
+    assert jp.optimize(jp.optimize(jax.jit(net)), weight_argnums=0)(X).shape == (2, 3)
     assert jp.optimize(jnp.var, static_argnames="axis")(X, axis=0).shape == (3,)
 
 
