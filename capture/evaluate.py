@@ -16,6 +16,7 @@ from jaxpress.capture import compat
 from jaxpress.capture.avals import short_aval
 from jaxpress.capture.errors import ArgumentError, GraphError
 from jaxpress.capture.graph import Graph, Literal, Node, Value
+from jaxpress.capture.symbolic import has_symbols, run_at_sizes
 from jaxpress.capture.varying import varying_alike
 
 __all__ = ["call_graph", "evaluate", "evaluate_prologue", "graph_to_jaxpr", "last_uses"]
@@ -151,7 +152,11 @@ def call_graph(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
             raise ArgumentError(f"graph {graph.name!r} is a body: call it with flat arrays")
         return evaluate(graph, [as_input(a) for a in args])
     flat = graph.signature.flatten(args, kwargs)
-    return graph.signature.unflatten(evaluate(graph, check_inputs(graph, flat)))
+    inputs = check_inputs(graph, flat)
+    symbols = any(has_symbols(v.shape) for v in graph.inputs)
+    other = symbols and [x.shape for x in inputs] != [v.shape for v in graph.inputs]
+    outputs = run_at_sizes(graph, inputs) if other else evaluate(graph, inputs)
+    return graph.signature.unflatten(outputs)
 
 
 def as_input(x: Any) -> Any:
@@ -160,15 +165,20 @@ def as_input(x: Any) -> Any:
 
 
 def check_inputs(graph: Graph, flat: Sequence[Any]) -> list[Any]:
-    """The flat inputs as arrays of the traced types.
+    """The flat inputs as arrays of the traced types; a symbolic dimension may have any size.
 
     Raises:
-      ArgumentError: a shape or dtype is another one; the message names the argument.
+      ArgumentError: one is no array, or of another shape or dtype; the message names it.
     """
     out = []
     for value, x in zip(graph.inputs, flat, strict=True):
         wanted = value.aval
-        x = x if _fits(x, wanted) else as_input(x)
+        try:
+            x = x if _fits(x, wanted) else as_input(x)
+        except TypeError as error:
+            raise ArgumentError(
+                f"argument {value.name} of {graph.name} is {x!r:.60}, which is no array"
+            ) from error
         got = jax.typeof(x)
         if not _fits(x, wanted):
             raise ArgumentError(
@@ -183,6 +193,9 @@ def _fits(x: Any, aval: Any) -> bool:
     if not isinstance(x, jax.Array) and not hasattr(x, "aval"):
         return False
     got = jax.typeof(x)
-    return getattr(got, "shape", None) == getattr(aval, "shape", None) and (
-        getattr(got, "dtype", None) == getattr(aval, "dtype", None)
-    )
+    if getattr(got, "dtype", None) != getattr(aval, "dtype", None):
+        return False
+    shape, wanted = getattr(got, "shape", None), getattr(aval, "shape", None)
+    if shape == wanted or shape is None or wanted is None or len(shape) != len(wanted):
+        return shape == wanted
+    return all(a == b or not isinstance(b, int) for a, b in zip(shape, wanted, strict=True))

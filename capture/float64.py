@@ -52,8 +52,11 @@ def evaluate_in_float64(graph: Graph, flat: Sequence[Any]) -> list[np.ndarray]:
     Returns:
       One NumPy array per output; random keys come as their bits.
     """
-    # A random key is no NumPy array; it crosses into the 64-bit world as it is.
-    arrays = [x if _is_key(x) else np.asarray(x) for x in flat]
+    # A random key is no NumPy array; it crosses into the 64-bit world as it is. A number of Python
+    # has the type that it was traced with.
+    arrays = [
+        x if _is_key(x) else np.asarray(x, v.dtype) for x, v in zip(flat, graph.inputs, strict=True)
+    ]
     constants = [x if _is_key(x) else np.asarray(x) for x in graph.constant_values.values()]
     _HAD_X64.set(compat.context_key()[0])
     with compat.outside_trace(), compat.enable_x64():

@@ -11,19 +11,19 @@ import numpy as np
 
 from jaxpress.capture import compat
 from jaxpress.capture.avals import short_aval, short_dtype
+from jaxpress.capture.fixed import Fixed
 from jaxpress.capture.provenance import Source, find_source
 
 if TYPE_CHECKING:
-    import networkx
-
     from jaxpress.capture.cost import GraphCost
     from jaxpress.capture.nested import NestedEditor
+    from jaxpress.capture.network import Network
     from jaxpress.capture.signature import Signature
 
 __all__ = ["Graph", "Literal", "Node", "Value", "short_aval", "short_dtype"]
 
 
-class Value:
+class Value(Fixed):
     """An edge of a graph: an array that one node makes and others use.
 
     Values are compared by identity. Who makes and who uses one is asked of the graph
@@ -73,7 +73,7 @@ class Literal(Value):
         self.val = val
 
 
-class Node:
+class Node(Fixed):
     """One equation: an operation with its operands, results and parameters. Immutable.
 
     Attributes:
@@ -207,7 +207,7 @@ class Bodies:
         return self._graphs
 
 
-class Graph:
+class Graph(Fixed):
     """One function body: inputs, nodes in topological order, outputs, constants. Immutable.
 
     A pass or ``graph.edit()`` gives a new graph; versions share nodes and values.
@@ -382,11 +382,15 @@ class Graph:
 
         return graph_to_jaxpr(self)
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """The graph as a networkx multigraph: nodes, inputs and constants, edges with shapes."""
+    def to_networkx(self, *, plain: bool = False) -> Network:
+        """The graph as a ``networkx.MultiDiGraph``: nodes, inputs and constants, edges with shapes.
+
+        ``jaxpress.capture.to_networkx`` tells its attributes; ``plain`` makes all of them text or
+        numbers, as GraphML needs.
+        """
         from jaxpress.capture.to_networkx import to_networkx
 
-        return to_networkx(self)
+        return to_networkx(self, plain=plain)
 
     def cost(self) -> GraphCost:
         """FLOPs, bytes moved, parameter and peak live bytes, per node and in total."""

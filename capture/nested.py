@@ -56,12 +56,30 @@ class NestedEditor(Editor):
         editor = self._editor_of(value, "tap")
         super().tap(value, callback) if editor is self else editor.tap(value, callback)
 
+    def replace_value(self, old: Value, new: Value) -> None:
+        _check_value(old, "replace_value")
+        _check_value(new, "replace_value")
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise GraphError(
+                f"replace_value: {old!r} would become {new!r}; the new value must have the same "
+                "shape and dtype"
+            )
+        if not self._is_here(old) or not (self._is_here(new) or isinstance(new, Literal)):
+            raise GraphError(
+                f"replace_value: {old!r} and {new!r} must both be values of the graph "
+                f"{self.graph.name!r} itself"
+            )
+        super().replace_value(old, new)
+
     def add_output(self, value: Value, name: str) -> None:
         """Return ``value`` as well: the result becomes ``(result, {name: array, ...})``.
 
         Raises:
-          GraphError: the value is inside of a body, or unknown.
+          GraphError: the value is inside of a body, or unknown; or the name is taken.
         """
+        _check_value(value, "add_output")
+        if name in self._extra_outputs:
+            raise GraphError(f"add_output: there is an output {name!r} already")
         if not self._is_here(value):
             raise GraphError(
                 f"add_output: {value!r} is not a value of the graph {self.graph.name!r} itself; "
@@ -99,6 +117,16 @@ class NestedEditor(Editor):
             memo[body] = new
         return memo[body]
 
+    def _where_else(self, what: Node | Value) -> str:
+        prologue = self.graph.prologue
+        made = prologue.nodes if prologue is not None else ()
+        if what in made or any(what in node.outputs for node in made):
+            return (
+                "is in the graph's prologue, which makes weights ready; change what comes of it, "
+                "one of graph.prepared"
+            )
+        return f"is not in the graph {self.graph.name!r}, or not any more"
+
     def _is_here(self, what: Node | Value) -> bool:
         if isinstance(what, Node):
             return what in self
@@ -108,6 +136,11 @@ class NestedEditor(Editor):
         return {*self.graph.inputs, *self.graph.prepared, *self._constants}
 
     def _editor_of(self, what: Node | Value, action: str) -> Editor:
+        if action in ("replace", "remove"):
+            if not isinstance(what, Node):
+                raise GraphError(f"{action} takes a node, such as one of graph.nodes; got {what!r}")
+        else:
+            _check_value(what, action)
         if isinstance(what, Literal):
             raise GraphError(f"{action}: {what!r} is written into the program; replace its user")
         if self._is_here(what):
@@ -116,14 +149,24 @@ class NestedEditor(Editor):
             self._homes = {}
             _note_homes(self.graph, False, self._homes)
         home, ruled = self._homes.get(what, (None, False))
-        if home is None:  # was never here, or is not any more
-            return self
+        if home is None:
+            for editor in self._inner.values():  # made in a body by an earlier change
+                if what in editor if isinstance(what, Node) else editor.producer(what) is not None:
+                    return editor
+            raise GraphError(f"{action}: {what!r} {self._where_else(what)}")
         if ruled and action != "tap":
             raise GraphError(
                 f"{action}: {what!r} is inside of a function with a derivative rule, which would "
                 "not follow; change the node that calls the function"
             )
         return self._inner.setdefault(home, Editor(home))
+
+
+def _check_value(value: Any, action: str) -> None:
+    if not isinstance(value, Value):
+        raise GraphError(
+            f"{action} takes a value, such as node.output or one of graph.inputs; got {value!r}"
+        )
 
 
 def _note_homes(graph: Graph, ruled: bool, homes: dict[Node | Value, tuple[Graph, bool]]) -> None:

@@ -9,6 +9,14 @@ from typing import Any
 
 import jax
 
+from jaxpress.capture.arguments import (
+    check_arrays,
+    check_names,
+    check_places,
+    function_name,
+    tuple_of,
+    types_text,
+)
 from jaxpress.capture.errors import ArgumentError, TraceError
 from jaxpress.capture.from_jaxpr import graph_of_jaxpr
 from jaxpress.capture.graph import Graph
@@ -55,10 +63,7 @@ def trace(
     """
     if not callable(fn):
         raise ArgumentError(f"trace takes a function, got {type(fn).__name__}: {fn!r}")
-    nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
-    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
-
-    nums, names = static_places(fn, nums, names)
+    nums, names = static_places(fn, static_argnums, static_argnames)
 
     @functools.wraps(fn, updated=())
     def capture(*args: Any, **kwargs: Any) -> Graph:
@@ -75,11 +80,15 @@ def trace(
             return fn(*args, **kwargs, **static_kwargs)
 
         make = jax.make_jaxpr(target, static_argnums=tuple(static_args), return_shape=True)
+        flat, in_tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
         try:
             closed, out_shape = make(*args, **dynamic_kwargs)
         except _CONCRETE_VALUE_ERRORS as error:
             raise TraceError(_explain(name, error)) from error
-        flat, in_tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
+        except Exception as error:
+            check_arrays(name, dynamic_args, dynamic_kwargs)
+            error.add_note(f"jaxpress was tracing {name} for arguments {types_text(flat)}")
+            raise
         info: Any = closed.jaxpr.debug_info  # fields of several kinds, by JAX's version
         signature = Signature(
             function=name,
@@ -96,9 +105,19 @@ def trace(
 
 
 def static_places(
-    fn: Callable[..., Any], nums: tuple[int, ...], names: tuple[str, ...]
+    fn: Callable[..., Any], static_argnums: Any, static_argnames: Any
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """As with ``jax.jit``: where one of the two is given, it holds for the other way of passing."""
+    """As with ``jax.jit``: where one of the two is given, it holds for the other way of passing.
+
+    Raises:
+      ArgumentError: the function has no such argument.
+    """
+    nums = tuple_of(
+        int, static_argnums, "static_argnums", "positions of arguments, such as 0 or (0, 1)"
+    )
+    names = tuple_of(str, static_argnames, "static_argnames", "names of arguments")
+    check_places(fn, "static_argnums", nums)
+    check_names(fn, "static_argnames", names)
     if bool(nums) == bool(names):
         return nums, names
     try:
@@ -109,15 +128,6 @@ def static_places(
     if names:
         return tuple(i for i, name in enumerate(places) if name in names), names
     return nums, tuple(places[i] for i in nums if -len(places) <= i < len(places))
-
-
-def function_name(fn: Any) -> str:
-    """A readable name for any callable: a bound model's is its class's."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    name = str(getattr(fn, "__name__", None) or type(fn).__name__)
-    # Names go into messages, tables and files: one that could steer a terminal is spelled out.
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _names(given: Sequence[str | None] | None, stem: str, n: int) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxpress.capture import ArgumentError, Graph, Node, Value
+from jaxpress.capture.arguments import check_values
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.optimize import Optimized
 from jaxpress.passes import Pipeline, pipeline_of
-from jaxpress.passes.comparison import OutputError
+from jaxpress.passes.comparison import OutputError, check_tolerance
 from jaxpress.passes.record import Budget, Report, Rewrite
 from jaxpress.passes.step_check import StepCheck, first_bad
 from jaxpress.repro import Region, write_repro
@@ -96,6 +97,8 @@ def bisect(
     if path.suffix != ".py":
         raise ArgumentError(f"bisect writes a Python script: out is {str(path)!r}, not a .py file")
     pipeline = pipeline_of(passes)
+    check_tolerance(tolerance)
+    check_values(args, kwargs)
     before = Optimized(fn, Pipeline(), weight_argnums).report(*args, **kwargs).before
     check = StepCheck(before, args, tolerance, kwargs)
     everything = Budget()

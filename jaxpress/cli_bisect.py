@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxpress.bisect import bisect
-from jaxpress.cli_commands import numbers_of, pipeline_named, with_arrays
-from jaxpress.cli_output import note, print_json
+from jaxpress.capture import TargetError, trace
+from jaxpress.cli_commands import check_writable, numbers_of, pipeline_named, with_arrays
+from jaxpress.cli_output import note, print_json, tracing
 from jaxpress.targets import load_target
 
 __all__ = ["bisect_command"]
@@ -26,7 +27,12 @@ def bisect_command(
 ) -> bool:
     """``jaxpress bisect``: whether a rewrite breaks the function, and which."""
     pipeline, numbers = pipeline_named(passes), numbers_of(weights)
+    if out.suffix != ".py":
+        raise TargetError(f'bisect writes a Python script, and "{out}" is no .py file')
+    check_writable(out)
     target = with_arrays(load_target(text))
+    with tracing(target):
+        trace(target.fn)(*target.args, **target.kwargs)
     with contextlib.redirect_stdout(sys.stderr):  # the function may print while it is traced
         found = bisect(
             target.fn,

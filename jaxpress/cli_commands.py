@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jaxpress.timing import Comparison, compare, usable_cores
 __all__ = [
     "bench_document",
     "bench_text",
+    "check_writable",
     "numbers_of",
     "optimize_command",
     "optimized",
@@ -85,6 +87,7 @@ def optimize_command(
     """
     pipeline, numbers = pipeline_named(passes), numbers_of(weights)
     target = load_target(text)
+    arrays = with_arrays(target) if check or bench else target  # may fail, so before the report
     with StepPrinter(stderr=json) as on_step:
         fast, report = _optimized(target, pipeline, numbers, on_step)
     document: dict[str, Any] = {"target": text, "report": report.to_dict()}
@@ -93,14 +96,12 @@ def optimize_command(
             f"{report.before.name}: {len(report.before.nodes)} -> {len(report.after.nodes)} nodes, "
             f"{len(report.rewrites)} rewrites in {report.seconds * 1e3:.0f} ms"
         )
-    if check or bench:
-        target = with_arrays(target)
     failure = None
     if check:
-        failure, document["verify"] = _verify(target, fast, json)
+        failure, document["verify"] = _verify(arrays, fast, json)
     if bench and failure is None:
         with contextlib.redirect_stdout(sys.stderr):
-            found = time_against_jit(target.fn, fast, *target.args, blocks=blocks, **target.kwargs)
+            found = time_against_jit(arrays.fn, fast, *arrays.args, blocks=blocks, **arrays.kwargs)
         document["bench"] = bench_document(found)
         if not json:
             print(f"\n{bench_text(found)}")
@@ -131,8 +132,7 @@ def render_command(
             f'cannot tell from "{out}" what to draw; its suffix must be one of '
             f"{', '.join(SUFFIXES)}"
         )
-    if not out.parent.is_dir():
-        raise TargetError(f'cannot write "{out}": there is no folder {out.parent}')
+    check_writable(out)
     target = load_target(text)
     if optimized:
         drawn: Graph | Report = _optimized(target, pipeline, numbers)[1]
@@ -141,6 +141,20 @@ def render_command(
             drawn = trace(target.fn)(*target.args, **target.kwargs)
     render(drawn, out, depth=depth)
     note(f"wrote {out} ({out.stat().st_size:,} bytes)")
+
+
+def check_writable(out: Path) -> None:
+    """Say before the work what would fail after it.
+
+    Raises:
+      TargetError: there is no such folder, it may not be written to, or the path is a folder.
+    """
+    if not out.parent.is_dir():
+        raise TargetError(f'cannot write "{out}": there is no folder {out.parent}')
+    if out.is_dir():
+        raise TargetError(f'cannot write "{out}": it is a folder')
+    if not os.access(out.parent, os.W_OK):
+        raise TargetError(f'cannot write "{out}": the folder {out.parent} may not be written to')
 
 
 def optimized(
@@ -219,6 +233,7 @@ def verify_document(result: Any) -> dict[str, Any]:
         "reference": result.reference,
         "error": result.error,
         "jit_error": result.original_error,
+        "note": result.note,
         "outputs": [
             {
                 "path": o.path,

@@ -59,10 +59,11 @@ def failures(debug: bool) -> Iterator[None]:
         if isinstance(error, JaxpressError):
             note(f"error: {error}")
         elif isinstance(error, MemoryError):
-            note("error: out of memory")
+            said = " ".join(str(error).split())
+            note(f"error: out of memory{': ' * bool(said)}{said}; try smaller arguments")
         else:
             hint = "" if debug else "; --debug shows where"
-            note(f"error: jaxpress failed with {describe_error(error)}{hint}")
+            note(f"error: jaxpress failed with {describe_error(error, anywhere=True)}{hint}")
         raise typer.Exit(1) from None
 
 
@@ -74,7 +75,7 @@ def tracing(target: Target) -> Iterator[None]:
             yield
     except JaxpressError as error:
         raise TargetError(f'target "{target.name}": {error}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TargetError(
             f'target "{target.name}": its function cannot be traced: {describe_error(error)}'
         ) from error
@@ -97,8 +98,18 @@ class StepPrinter:
         self.console: Console = Console(file=self._file, highlight=False)
         self._live: Any = None
         self._table: Any = None
+        self._has_begun = False
 
     def __enter__(self) -> Callable[[Step], None]:
+        return self._on_step
+
+    def __exit__(self, *_: Any) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _begin(self) -> None:
+        """Write the heading: with the first step, since until then the function may fail."""
+        self._has_begun = True
         heading = ("pass", "nodes", "MFLOPs", "ms", "rules")
         if self.console.is_terminal:
             from rich.live import Live
@@ -111,13 +122,10 @@ class StepPrinter:
             self._live.start()
         else:
             self._line(heading)
-        return self._on_step
-
-    def __exit__(self, *_: Any) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def _on_step(self, step: Step) -> None:
+        if not self._has_begun:
+            self._begin()
         row = (
             step.pass_name,
             f"{step.nodes_before} -> {step.nodes_after}",

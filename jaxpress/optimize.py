@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +14,12 @@ import numpy as np
 from jax.core import ShapedArray
 
 from jaxpress.capture import ArgumentError, Graph, Value, VerificationError, compat, trace
+from jaxpress.capture.arguments import check_arrays, check_places, function_name, tuple_of
 from jaxpress.capture.collector import collector_at_rest
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
 from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
-from jaxpress.capture.trace import function_name, static_places
+from jaxpress.capture.trace import static_places
+from jaxpress.copying import made_again, recipe
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.select_kernels import preferences_of
@@ -120,7 +123,8 @@ class _Program:
 
     def run(self, prepared: list[Any], flat: list[Any]) -> list[Any]:
         """The compiled graph's results, flat."""
-        if not (self._is_lowered or compat.under_trace() or jax.config.jax_disable_jit):
+        jitted = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
+        if jitted and not (self._is_lowered or compat.under_trace()):
             # The call finds the lowering in JAX's cache. Compiling may take minutes, in which other
             # threads' garbage is collected as ever.
             with collector_at_rest():
@@ -182,6 +186,9 @@ def _nobody() -> None:
 class Optimized:
     """A function that ``optimize`` made; call it like the original.
 
+    A copy has programs and prepared weights of its own; ``copy.deepcopy`` copies the function too.
+    ``pickle`` keeps the function and the names of the passes.
+
     Attributes:
       fn: the original.
       pipeline: the passes.
@@ -199,14 +206,12 @@ class Optimized:
         self.fn = fn
         self.pipeline = pipeline
         self._static_argnums, self._static_argnames = static_places(
-            fn, _as_tuple(static_argnums, int), _as_tuple(static_argnames, str)
+            fn, static_argnums, static_argnames
         )
-        self._weight_argnums = _as_tuple(weight_argnums, int)
-        if not all(isinstance(i, int) for i in self._weight_argnums):
-            raise ArgumentError(
-                f"weight_argnums is {weight_argnums!r}; give positions of arguments, such as 0 or "
-                "(0, 1)"
-            )
+        self._weight_argnums = tuple_of(
+            int, weight_argnums, "weight_argnums", "positions of arguments, such as 0 or (0, 1)"
+        )
+        check_places(fn, "weight_argnums", self._weight_argnums)
         self._weight_names = _names_at(fn, self._weight_argnums)
         self._verify = verify
         self._programs: dict[Any, _Program] = {}
@@ -222,7 +227,15 @@ class Optimized:
             out = evaluate(program.graph, flat, program.constants, prepared)
         else:
             # Alone, or under a transformation that runs step by step, such as grad: compiled.
-            out = program.run(prepared, flat)
+            try:
+                out = program.run(prepared, flat)
+            except TypeError:
+                if any(isinstance(x, jax.ShapeDtypeStruct) for x in flat):
+                    raise ArgumentError(
+                        f"{self.__name__} was called with a jax.ShapeDtypeStruct, which has no "
+                        "values; graph, report, lower and export take one"
+                    ) from None
+                raise
         assert program.signature is not None
         return jax.tree_util.tree_unflatten(program.signature.out_tree, out)
 
@@ -261,7 +274,11 @@ class Optimized:
         call = (tree, static, compat.context_key())
         if self._recent is not None and self._recent.fits(call, flat):
             return flat, self._recent.program
-        types = tuple(map(_type_of, flat))
+        try:
+            types = tuple(map(_type_of, flat))
+        except TypeError:
+            check_arrays(self.__name__, dynamic_args, dynamic_kwargs)
+            raise
         program = self._programs.get((call, types))
         if program is None:
             program = self._make(args, kwargs, dynamic_args, dynamic_kwargs)
@@ -305,7 +322,7 @@ class Optimized:
             if not -len(args) <= i < max(len(args), 1) and not kwargs:
                 raise ArgumentError(
                     f"weight_argnums has {i}, but {self.__name__} was called with {len(args)} "
-                    "positional arguments"
+                    f"positional argument{'s' * (len(args) != 1)}, which are counted from 0"
                 )
         capture = trace(
             self.fn, static_argnums=self._static_argnums, static_argnames=self._static_argnames
@@ -367,6 +384,15 @@ class Optimized:
             return str(error)
         return "no single pass changed what the graph computes"
 
+    def __copy__(self) -> Optimized:
+        return made_again(self, self.fn)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimized:
+        return made_again(self, copy.deepcopy(self.fn, memo))
+
+    def __reduce__(self) -> Any:
+        return recipe(self)
+
     def __repr__(self) -> str:
         return f"<optimized {self.__name__}: {self.pipeline.name}>"
 
@@ -403,10 +429,6 @@ def _on_host(x: Any) -> bool:
     if not isinstance(x, jax.Array):
         return True
     return not x.committed and all(d.platform == "cpu" for d in x.devices())
-
-
-def _as_tuple(given: Any, kind: type) -> tuple[Any, ...]:
-    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, kind) else (given,)
 
 
 def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]:

@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -26,6 +26,7 @@ from jaxpress.capture.errors import TargetError
 __all__ = ["Target", "describe_error", "load_target"]
 
 _HOW = 'write it as "package.module:function" or "path/file.py:function"'
+_LONGEST = 600  # characters of another library's message
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ class Target:
         def fill(path: Any, leaf: Any) -> Any:
             if not isinstance(leaf, jax.ShapeDtypeStruct):
                 return leaf
-            place = jax.tree_util.keystr(path)
+            place = ("kwargs" if path[0].idx else "args") + jax.tree_util.keystr(path[1:])
             if not all(isinstance(n, int) for n in leaf.shape):
                 raise TargetError(
-                    f"{self.name}: argument {place} has the shape {leaf.shape}; running it needs "
-                    "a number for every dimension"
+                    f'target "{self.name}": {place} has the shape {_text(leaf.shape)}; running it '
+                    "needs a number for every dimension"
                 )
             # path[0] is args or kwargs, path[1] the argument.
             return _array(leaf, place, is_weight=len(path) > 2)
@@ -238,14 +239,21 @@ def _a(thing: Any) -> str:
     return "None" if thing is None else f"a value of type {type(thing).__name__}"
 
 
-def describe_error(error: BaseException) -> str:
-    """An error in one line, with the last line of the user's own code that led to it."""
+def describe_error(error: BaseException, *, anywhere: bool = False) -> str:
+    """An error in one line, with the last line of the user's own code that led to it.
+
+    Args:
+      error: what was raised.
+      anywhere: where no line is the user's, whether to name the last one of a library's.
+    """
     text = " ".join(str(error).split())
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]} ..."
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SyntaxError):  # it carries its own place
         return said
     frames = list(traceback.walk_tb(error.__traceback__))
-    own = [frame for frame in frames if _is_the_users(frame[0])] or frames
+    own = [frame for frame in frames if _is_the_users(frame[0])] or (frames if anywhere else [])
     if not own:
         return said
     frame, line = own[-1]
@@ -258,6 +266,10 @@ def _is_the_users(frame: FrameType) -> bool:
     if name.partition(".")[0] in ("jaxpress", "importlib") or file.startswith("<frozen"):
         return False
     return not any(part in ("site-packages", "dist-packages") for part in Path(file).parts)
+
+
+def _text(shape: Sequence[Any]) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
 def _array(leaf: Any, place: str, *, is_weight: bool) -> Any:

@@ -221,6 +221,8 @@ def check_rule(
     >>> check_rule(Rule("neg_neg", op("neg", op("neg", any_value("x"))), lambda x: x))
     """
     narrow = [d for d in dtypes if d != "float64"]
+    if not isinstance(rule, Rule):
+        raise PassError(f"check_rule takes a Rule, got {rule!r:.60}")
     if example is not None:
         assert_rewrites(rule, example, *args, gradients=gradients, vmap=False)
         examples = [Example(example, args)]

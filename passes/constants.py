@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from jax.export import is_symbolic_dim
+
 from jaxpress.capture import Graph, Literal, Node, Value, compat
 
 __all__ = ["fold_constants"]
@@ -32,6 +34,8 @@ def fold_constants(graph: Graph, max_growth: int = MAX_GROWTH_BYTES) -> Graph:
         if node.effects or compat.in_shard_map(node.ctx):
             continue
         if all(v in known or isinstance(v, Literal) for v in node.inputs):
+            if _has_symbols(node):
+                continue  # as many steps, or as large, as the data say
             known.update(node.outputs)
             movable.add(node)
     if not movable:
@@ -108,12 +112,18 @@ def _needed_for(values: list[Value], nodes: list[Node]) -> list[Node]:
     return kept
 
 
+def _has_symbols(node: Node) -> bool:
+    """Whether a node depends on a symbolic dimension, which no operand shows."""
+    if node.op == "dim_as_value":
+        return True
+    sizes = (*(d for v in node.outputs for d in v.shape), *node.params.values())
+    if any(is_symbolic_dim(d) for d in sizes if not isinstance(d, int)):
+        return True
+    return any(_has_symbols(inner) for body in node.subgraphs for inner in body.nodes)
+
+
 def _bytes(value: Value) -> int:
-    """A value's size; 0 for what has none, such as a literal or a symbolic shape."""
+    """A value's size; 0 for what has none, such as a literal."""
     if isinstance(value, Literal):
         return 0
-    itemsize = getattr(value.dtype, "itemsize", 0)
-    try:
-        return math.prod(int(d) for d in value.shape) * itemsize
-    except TypeError:
-        return 0
+    return math.prod(value.shape) * getattr(value.dtype, "itemsize", 0)

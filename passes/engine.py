@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxpress.capture import Graph, Node, RewriteLoopError, Value, compat
+from jaxpress.capture import Graph, Node, PassError, RewriteLoopError, Value, compat
 from jaxpress.capture.edit import Editor
 from jaxpress.passes.calls import open_calls
 from jaxpress.passes.known import mark_known
@@ -67,6 +67,8 @@ def rewrite(
     Raises:
       RewriteLoopError: rules undo each other for ever; they are named.
     """
+    if not isinstance(graph, Graph):
+        raise PassError(f"rewrite takes a Graph, got {graph!r:.60}; jaxpress.trace makes one")
     if isinstance(rules, Rule):
         rules = RuleSet((rules,))
     elif not isinstance(rules, RuleSet):

@@ -100,6 +100,11 @@ class Pass:
           budget: how many rewrites there may be. A pass that is a function counts as one, and is
             not run where there is room for none.
         """
+        if not isinstance(graph, Graph):
+            raise PassError(
+                f"pass {self.name!r} takes a Graph, got {graph!r:.60}; jaxpress.trace(fn)(*args) "
+                "makes one"
+            )
         if self._fn is None:
             rules = self._rules_for(graph)
             return rewrite(graph, rules, pass_name=self.name, record=record, budget=budget)

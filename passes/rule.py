@@ -312,6 +312,9 @@ class RuleSet:
 
     def __init__(self, rules: Iterable[Rule] = ()):
         self.rules = tuple(dict.fromkeys(rules))
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise PassError(f"{rule!r:.60} is no Rule; make one with Rule(name, pattern, fn)")
         # Made when it is first asked for: a function's pattern has to be traced for it.
         self._index: dict[str, list[Rule]] | None = None
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from jaxpress.capture import Graph, PassError, VerificationError
 from jaxpress.capture.evaluate import check_inputs, evaluate
-from jaxpress.capture.float64 import evaluate_in_float64
-from jaxpress.passes.comparison import OutputError, as_numpy, compare_arrays
+from jaxpress.passes.comparison import OutputError, as_numpy, compare_arrays, run_in_float64
 from jaxpress.passes.record import Budget, Step
 
 __all__ = ["StepCheck", "first_bad"]
@@ -46,11 +45,7 @@ class StepCheck:
         self.paths = graph.signature.result_paths
         self.flat = check_inputs(graph, graph.signature.flatten(tuple(args), dict(kwargs or {})))
         self._want = self._run(graph)
-        try:
-            self._exact = evaluate_in_float64(graph, self.flat)
-        except (TypeError, ValueError, NotImplementedError):
-            # An operation that exists in one precision only: the original has to do.
-            self._exact = self._want
+        self._exact, _ = run_in_float64(graph, self.flat, self._want)
 
     def _run(self, graph: Graph) -> list[np.ndarray]:
         out = jax.jit(lambda flat: evaluate(graph, flat))(self.flat)

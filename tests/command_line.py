@@ -67,6 +67,21 @@ def fails_in_trace():
     return net, (np.ones((2, 3), "float32"),)
 
 
+def leaves_in_trace():
+    def net(x):
+        raise SystemExit(4)
+    return net, (1.0,)
+
+
+def symbolic():
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3"), "float32")
+    return (lambda x: jnp.sin(x)), (), {"x": x}
+
+
+def too_large():
+    return jnp.sin, (jax.ShapeDtypeStruct((10**9, 10**9), "float32"),)
+
+
 def takes_text():
     return (lambda x: x), ("text",)
 

@@ -105,7 +105,8 @@ class _Builder:
 
     def picture(self, title: str | None) -> Picture:
         ins = self.input_boxes()
-        body = self.members(self.plan.root, self.plan.depth)
+        root, depth = self.plan.root, self.plan.depth
+        body = self.members(root, depth) if depth > 0 or not root.nodes else [self.box(root)]
         self.connect()
         outs = self.output_boxes()
         edges = tuple(self.make_edges())

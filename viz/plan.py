@@ -118,7 +118,7 @@ def make_plan(
       folded: whether to fold what can be folded even where everything would fit.
     """
     site = Site(graph, weight_names=weights, top=True)
-    root = Part("scope", "", site, graph.nodes, make=lambda: parts_of_site(site))
+    root = Part("scope", graph.name, site, graph.nodes, make=lambda: parts_of_site(site))
     limit = max_nodes or (DEFAULT_BOXES if depth is None else MAX_BOXES)
     plan = Plan(root, limit, Keys())
     for level in (_REPEATS, _SPLIT) if folded else (_PLAIN, _CHAINS, _REPEATS, _SPLIT):

@@ -100,7 +100,7 @@ def render(
         pictures = _pictures(graph_or_report, title, which, suffix, draw)
         if suffix == ".html":
             heading = clean(title if title is not None else _graph(graph_or_report).name, 120)
-            panes = [(p, layout(dot_text(p, heading=False), "svg")) for p in pictures]
+            panes = [(p, layout(dot_text(p, heading=False), "svg", suffix)) for p in pictures]
             data = html_page(heading, panes).encode()
         else:
             text = dot_text(pictures, legend=legend, png=suffix == ".png")
@@ -119,6 +119,8 @@ def _graph(thing: Graph | Report) -> Graph:
 def _suffix(path: str | os.PathLike[str] | None) -> str:
     if path is None:
         return ".dot"
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"path is {path!r}; give a file's name, or None for the DOT text.")
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UnknownFormat(suffix, SUFFIXES)
@@ -142,8 +144,8 @@ def _check(
 
 
 def _names(weights: Iterable[str]) -> Iterable[str]:
-    if isinstance(weights, str):
-        raise OptionError(f"weights is the text {weights!r}; give the arguments' names in a tuple.")
+    if isinstance(weights, str) or not isinstance(weights, Iterable):
+        raise OptionError(f"weights is {weights!r}; give the arguments' names in a tuple.")
     return weights
 
 

@@ -16,7 +16,7 @@ __all__ = ["layout", "write_file"]
 _one_at_a_time = threading.Lock()
 
 
-def layout(dot: str, suffix: str) -> bytes:
+def layout(dot: str, suffix: str, wanted: str = "") -> bytes:
     """Lay out DOT text.
 
     The ``dot`` program is used where it is on the PATH (through the package graphviz), and
@@ -25,6 +25,7 @@ def layout(dot: str, suffix: str) -> bytes:
     Args:
       dot: the text of a DOT graph.
       suffix: ``"svg"``, ``"png"`` or ``"pdf"``.
+      wanted: the suffix of the file that it is for, where that is another; for messages.
 
     Returns:
       The file's content.
@@ -34,7 +35,7 @@ def layout(dot: str, suffix: str) -> bytes:
       RenderError: the engine failed.
     """
     found = _by_program(dot, suffix)
-    return found if found is not None else _by_library(dot, suffix)
+    return found if found is not None else _by_library(dot, suffix, wanted or f".{suffix}")
 
 
 def _by_program(dot: str, suffix: str) -> bytes | None:
@@ -51,11 +52,11 @@ def _by_program(dot: str, suffix: str) -> bytes | None:
         raise RenderError(f"Graphviz could not draw the graph: {error}") from error
 
 
-def _by_library(dot: str, suffix: str) -> bytes:
+def _by_library(dot: str, suffix: str, wanted: str) -> bytes:
     try:
         import pygraphviz
     except ImportError as error:
-        raise RendererNotFound(f".{suffix}", str(error)) from error
+        raise RendererNotFound(wanted, str(error)) from error
     try:
         with _one_at_a_time:
             drawn = pygraphviz.AGraph(string=dot).draw(format=suffix, prog="dot")

@@ -43,8 +43,8 @@ __all__ = ["activation_rules", "clip_rules", "pattern_of"]
 _SHAPE_PARAMS = frozenset(
     {"shape", "sharding", "out_sharding", "broadcast_dimensions", "weak_type"}
 )
-# Activations that make integers of integers.
-_OF_INTEGERS = frozenset({"relu", "relu6"})
+# Activations that make integers of integers: relu6 makes floats of them, as in jax.nn.
+_OF_INTEGERS = frozenset({"relu"})
 # A number that no model has, to see where a parameter stands in the trace.
 _PROBE = 0.3719582
 

@@ -36,7 +36,8 @@ class _SplitMeanPattern:
         view = state.view
         total, number = view.inputs(node)
         reduce = view.producer(total)
-        split = None if reduce is None else view.producer(view.inputs(reduce)[0])
+        operands = () if reduce is None else view.inputs(reduce)  # iota, for one, has none
+        split = view.producer(operands[0]) if operands else None
         if reduce is None or reduce.op != "reduce_sum" or split is None or split.op != "reshape":
             state.fail("it is no sum of a reshape by a number", node)
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import Counter
 
 import jax
@@ -130,6 +132,14 @@ def test_shared_bodies_cost_what_they_hold() -> None:
     assert len(graph.text().splitlines()) < 500
     assert len(str(graph).splitlines()) < 150
     assert graph.summary() and graph.to_networkx()
+
+
+def test_a_copy_is_the_graph_itself() -> None:
+    graph = trace(lambda x: jnp.sin(x) * 2)(1.0)
+    for thing in (graph, *graph.nodes, *graph.inputs):
+        assert copy.deepcopy([thing])[0] is thing is copy.copy(thing)
+        with pytest.raises(pickle.PicklingError, match="trace it again"):
+            pickle.dumps(thing)
     again = graph_of_jaxpr(rebuild(graph).to_jaxpr())
     assert again.count() == graph.count()
     assert len(again.text().splitlines()) == len(graph.text().splitlines())

@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 from programs import PROGRAMS, f32, fn_of_depth
 
+import jaxpress as jp
 from jaxpress.capture import GraphError, Literal, trace
 
 LOOPS: dict[str, Any] = {
@@ -169,3 +170,60 @@ def test_a_body_that_cannot_hold_arrays_says_so() -> None:
         editor.insert_after(graph.find("sin")[0].output, lambda x: x + w)
     with pytest.raises(GraphError, match="gained array constants"):
         editor.graph(f32(3))
+
+
+def test_what_is_no_value_or_no_node_is_refused() -> None:
+    graph = trace(lambda x: jnp.sin(x) @ jnp.ones((3, 2)))(jnp.ones((2, 3)))
+    sin = graph.nodes[0]
+    for change, said in (
+        (lambda e: e.tap(sin, print), "tap takes a value, such as node.output"),
+        (lambda e: e.insert_after("x", jnp.cos), "insert_after takes a value"),
+        (lambda e: e.add_output(sin, "y"), "add_output takes a value"),
+        (lambda e: e.replace(sin.output, jnp.cos), "replace takes a node"),
+        (lambda e: e.remove(sin.output), "remove takes a node"),
+        (lambda e: e.replace_value(sin.output, graph.outputs[0]), "the same shape and dtype"),
+        (lambda e: e.replace_value(sin.output, sin), "replace_value takes a value"),
+    ):
+        with pytest.raises(GraphError, match=said), graph.edit() as editor:
+            change(editor)
+    with pytest.raises(GraphError, match="there is an output 'y' already"), graph.edit() as editor:
+        editor.add_output(sin.output, "y")
+        editor.add_output(sin.output, "y")
+
+
+def test_what_was_put_into_a_body_can_be_changed_again() -> None:
+    graph = trace(lambda x: lax.scan(lambda c, t: (jnp.sin(c) + t, None), x, jnp.arange(2.0))[0])(
+        1.0
+    )
+    (sin,) = graph.find("sin")
+    with graph.edit() as editor:
+        made = editor.insert_after(sin.output, lambda y: y + 1.0)
+        again = editor.insert_after(made, lambda y: y * 2.0)
+        editor.replace(editor_node(editor, again), lambda y, _: y * 3.0)
+    want = lax.scan(lambda c, t: ((jnp.sin(c) + 1) * 3 + t, None), 1.0, jnp.arange(2.0))[0]
+    np.testing.assert_allclose(editor.graph(1.0), want, rtol=1e-6)
+
+
+def editor_node(editor: Any, value: Any) -> Any:
+    (inner,) = editor._inner.values()
+    return inner.producer(value)
+
+
+def test_strangers_and_the_prologue_are_refused() -> None:
+    other = trace(lambda x: jnp.sin(x))(1.0)
+    graph = jp.optimize(lambda w, x: (jnp.exp(jnp.sin(w)) @ w) @ x, weight_argnums=0).graph(
+        f32(3, 3), f32(3)
+    )
+    inside = graph.prologue.nodes[0]
+    for change, said in (
+        (lambda e: e.insert_after(other.outputs[0], jnp.cos), "is not in the graph '<lambda>'"),
+        (lambda e: e.replace(other.nodes[0], jnp.cos), "is not in the graph '<lambda>'"),
+        (lambda e: e.replace(inside, jnp.cos), "is in the graph's prologue"),
+        (lambda e: e.tap(inside.output, print), "is in the graph's prologue"),
+    ):
+        with pytest.raises(GraphError, match=said), graph.edit() as editor:
+            change(editor)
+    with graph.edit() as editor:
+        editor.insert_after(graph.prepared[0], lambda w: w * 2)
+    x, w = f32(3), f32(3, 3)
+    np.testing.assert_allclose(editor.graph(w, x), 2 * graph(w, x), rtol=1e-6)

@@ -45,8 +45,9 @@ def test_symbolic_dimensions() -> None:
     assert not difference(original, rebuild(graph).to_jaxpr())
     exported = export.export(jax.jit(graph))(spec)
     same_bits(jax.jit(fn)(f32(5, 2)), exported.call(f32(5, 2)))
+    same_bits(graph(f32(5, 2)), exported.call(f32(5, 2)))
     with pytest.raises(ArgumentError, match=r"traced with f32\[n,2\]"):
-        graph(f32(5, 2))
+        graph(f32(5, 3))
 
 
 def test_64_bit_types() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +36,10 @@ def test_nodes_and_edges_are_the_graphs(name: str) -> None:
     # The same trace gives the same ids.
     assert nx.utils.graphs_equal(out, out) and list(out) == list(trace(fn)(*args).to_networkx())
     for user, maker, data in ((b, a, d) for a, b, d in out.edges(data=True)):
-        assert data["shape"] == out.nodes[maker]["shapes"][data["result"]]
-        assert data["dtype"] == out.nodes[maker]["dtypes"][data["result"]]
+        made = out.nodes[maker]
+        text = f"{data['dtype']}[{','.join(map(str, data['shape']))}]"
+        assert made["types"][data["result"]] == text
+        assert data["result"] or (made["shape"], made["dtype"]) == (data["shape"], data["dtype"])
         assert user in out
     order = {node: i for i, node in enumerate(out)}
     assert all(order[a] < order[b] for a, b in out.edges())
@@ -54,19 +58,18 @@ def test_attributes() -> None:
     assert list(out) == ["p", "x", "const0", "dot_general_0", "pad_1", "mul_2", "output:0"]
     assert out.graph == {
         "name": "model",
-        "prologue": None,
         "inputs": ["p", "x"],
         "outputs": ["output:0"],
     }
     x, p = out.nodes["x"], out.nodes["p"]
     assert (x["kind"], x["weight"], x["bytes"]) == ("input", False, 24)
-    assert (x["shapes"], x["dtypes"]) == (((2, 3),), ("float32",))
+    assert (x["shape"], x["dtype"], x["types"]) == ((2, 3), "float32", ("float32[2,3]",))
     assert p["weight"] and out.nodes["const0"]["bytes"] == 48
     dot = out.nodes["dot_general_0"]
     assert (dot["op"], dot["scope"]) == ("dot_general", "block")
     assert dot["source"].startswith("test_to_networkx.py:")
     assert dot["params"] == {"contract": "((1,), (0,))"}
-    assert out.nodes["pad_1"]["literals"] == {1: "0.5"}
+    assert out.nodes["pad_1"]["literals"] == {"operand_1": "0.5"}
     assert out.nodes["output:0"]["name"] == "result['y']"
     edge = out.edges["const0", "dot_general_0", 1]
     assert edge == {
@@ -93,7 +96,7 @@ def test_results_are_told_apart() -> None:
 def test_outputs_that_nothing_makes() -> None:
     out = trace(lambda x: (x, 2.0, x))(1.0).to_networkx()
     assert sorted(out.edges()) == [("x", "output:0"), ("x", "output:2")]
-    assert out.nodes["output:1"]["literals"] == {0: "2.0"}
+    assert out.nodes["output:1"]["literals"] == {"operand_0": "2.0"}
 
 
 def test_a_node_without_results() -> None:
@@ -105,13 +108,14 @@ def test_a_node_without_results() -> None:
 def test_bodies_are_nested_and_shared() -> None:
     fn, args = PROGRAMS["shared_jit"]()
     out = trace(fn)(*args).to_networkx()
-    bodies = [out.nodes[f"jit_{i}"]["subgraphs"]["jaxpr"] for i in range(3)]
+    bodies = [out.bodies[f"jit_{i}"]["jaxpr"] for i in range(3)]
     assert bodies[0] is bodies[1] is bodies[2]
     assert list(bodies[0]) == ["in0", "sin_0", "mul_1", "output:0"]
-    assert "subgraphs" not in out.nodes["add_3"]
+    assert "bodies" not in out.nodes["add_3"] and "add_3" not in out.bodies
     fn, args = PROGRAMS["switch"]()
     out = trace(fn)(*args).to_networkx()
-    assert list(out.nodes["cond_2"]["subgraphs"]) == [f"branches[{i}]" for i in range(4)]
+    assert list(out.bodies["cond_2"]) == [f"branches[{i}]" for i in range(4)]
+    assert out.nodes["cond_2"]["bodies"] == tuple(out.bodies["cond_2"])
     assert len(trace(fn_of_depth(60))(1.0).to_networkx()) == 3
 
 
@@ -128,7 +132,7 @@ def test_the_prologue() -> None:
         "add_1",
         "output:0",
     ]
-    assert out.graph["prologue"].nodes["mul_0"]["kind"] == "op"
+    assert out.prologue.nodes["mul_0"]["kind"] == "op"
 
 
 def test_ids_are_unique_whatever_an_argument_is_called() -> None:
@@ -151,3 +155,33 @@ def test_other_tools_can_read_it() -> None:
     assert "activation" in out.nodes["dense_0"]["params"]
     assert nx.dag_longest_path_length(out) == 2
     assert nx.ancestors(out, "output:0") == {"x", "w", "dense_0"}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_networkx_writes_it_to_files(name: str, tmp_path: Path) -> None:
+    fn, args = PROGRAMS[name]()
+    graph = trace(fn)(*args)
+    out, plain = graph.to_networkx(), graph.to_networkx(plain=True)
+    ends = sorted((a, b) for a, b in out.edges())
+    nx.write_gml(out, tmp_path / "g.gml")
+    assert sorted(nx.read_gml(tmp_path / "g.gml").edges()) == ends
+    assert json.loads(json.dumps(nx.node_link_data(out, edges="edges")))
+    for form, write, read in (
+        ("gml", nx.write_gml, nx.read_gml),
+        ("graphml", nx.write_graphml, nx.read_graphml),
+        ("gexf", nx.write_gexf, nx.read_gexf),
+    ):
+        write(plain, tmp_path / f"p.{form}")
+        again = read(tmp_path / f"p.{form}")
+        assert sorted((a, b) for a, b in again.edges()) == ends
+        assert {d["kind"] for _, d in again.nodes(data=True)} == {
+            d["kind"] for _, d in out.nodes(data=True)
+        }
+    assert pickle.loads(pickle.dumps(out)).bodies.keys() == out.bodies.keys()
+
+
+def test_symbolic_dimensions_are_text() -> None:
+    shape = jax.export.symbolic_shape("batch, 3")
+    out = trace(jnp.sin)(jax.ShapeDtypeStruct(shape, jnp.float32)).to_networkx()
+    assert out.nodes["x"]["shape"] == ("batch", 3)
+    assert json.dumps(nx.node_link_data(out, edges="edges"))

@@ -230,6 +230,7 @@ def test_render_depth(folder: Path, run: Run) -> None:
         ("g", "its suffix must be one of"),
         ("nowhere/g.dot", "there is no folder nowhere"),
         ("folder.dot", "it is a folder"),
+        ("/proc/g.dot", "annot write"),
     ],
 )
 def test_render_says_what_is_wrong_with_the_path(
@@ -252,7 +253,7 @@ def test_a_failure_leaves_the_older_file(folder: Path, run: Run) -> None:
 # Bad input
 
 
-@pytest.mark.parametrize("command", ["show", "optimize", "render"])
+@pytest.mark.parametrize("command", ["show", "optimize", "render", "bisect"])
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -263,16 +264,14 @@ def test_a_failure_leaves_the_older_file(folder: Path, run: Run) -> None:
         ("targets.py:gives_none", "it returned None"),
         ("targets.py:untraceable", "<lambda> cannot be traced"),
         ("targets.py:fails_in_trace", "its function cannot be traced: TypeError"),
-        ("targets.py:takes_text", "its function cannot be traced: TypeError"),
+        ("targets.py:takes_text", "args[0] of <lambda> is a str, 'text', and no array"),
+        ("targets.py:leaves_in_trace", "its function cannot be traced: SystemExit: 4"),
     ],
 )
 def test_bad_targets(folder: Path, run: Run, command: str, target: str, said: str) -> None:
-    more = ("-o", "g.dot") if command == "render" else ()
-    done = run(command, target, *more)
-    if command == "optimize":  # the table's head may stand there before a failure
-        done.out = ""
-    failed(done, f'target "{target}"', said)
-    assert not (folder / "g.dot").exists()
+    more = {"render": ("-o", "g.dot"), "bisect": ("-o", "g.py")}.get(command, ())
+    failed(run(command, target, *more), f'target "{target}"', said)
+    assert not list(folder.glob("g.*"))
 
 
 @pytest.mark.parametrize(
@@ -286,8 +285,31 @@ def test_bad_targets(folder: Path, run: Run, command: str, target: str, said: st
     ],
 )
 def test_bad_options(folder: Path, run: Run, args: tuple[str, ...], said: str) -> None:
-    done = run("show", TARGET, "--optimized", *args)
-    failed(done, said)
+    failed(run("show", TARGET, "--optimized", *args), said)
+    failed(run("optimize", TARGET, "--json", *args), said)
+    failed(run("optimize", TARGET, *args), said)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (
+            "symbolic",
+            "target \"targets.py:symbolic\": kwargs['x'] has the shape (b, 3); running it",
+        ),
+        ("too_large", "out of memory: Unable to allocate"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_the_report(
+    folder: Path, run: Run, target: str, said: str
+) -> None:
+    failed(run("optimize", f"targets.py:{target}", "--verify"), said)
+    assert run("optimize", f"targets.py:{target}").code == 0
+
+
+def test_no_line_of_ours_is_named_for_a_mistake_of_the_target(folder: Path, run: Run) -> None:
+    done = run("show", "targets.py:takes_text")
+    assert ".py:" not in done.err.replace("targets.py:takes_text", "")
 
 
 def test_debug_shows_where(folder: Path, run: Run) -> None:

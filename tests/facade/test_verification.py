@@ -1,11 +1,14 @@
 """What `verify` accepts, what it refuses, and what it says."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxpress as jp
+from helpers import array
 from jaxpress.verification import tolerance_of
 
 X = jnp.linspace(-2.0, 3.0, 12).reshape(3, 4)
@@ -124,3 +127,80 @@ def test_tolerances_follow_the_dtype():
 def test_numbers_of_python_and_arrays_of_numpy_are_what_jax_makes_of_them() -> None:
     for x in (2, 2.0, True, np.ones(3)):
         assert jp.verify(lambda x: x, lambda x: x)(x).passed
+
+
+def attention(p, x):
+    """The keys' bias shifts each row of logits by one number: its gradient is zero."""
+    q, k, v = (x @ p[f"w{n}"] + p[f"b{n}"] for n in "qkv")
+    return jax.nn.softmax(q @ k.T / 3.0) @ v
+
+
+def attention_weights():
+    weights = {f"w{n}": array(8, 8, seed=i) / 3 for i, n in enumerate("qkv")}
+    return weights | {f"b{n}": array(8, seed=i + 9) for i, n in enumerate("qkv")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_that_is_zero_is_measured_by_what_cancels(seed):
+    p, x = attention_weights(), array(5, 8, seed=20 + seed)
+
+    def other(p, x):
+        return attention({**p, "bk": p["bk"] * 3.0}, x)  # noise of another size
+
+    result = jp.verify(attention, other, gradients=True)(p, x)
+    (zero,) = [o for o in result.outputs if "gradient" in o.path and "[0]" in o.path]
+    assert zero.original_error < 1e-5 and zero.error < 1e-5
+
+
+def test_a_gradient_that_should_be_zero_and_is_not_is_an_error():
+    def other(p, x):
+        b = p["bk"]
+        return attention(p, x) + (b - jax.lax.stop_gradient(b)).sum() * 1e-3
+
+    error = refused(attention, other, attention_weights(), array(5, 8, seed=20), gradients=True)
+    assert [o.path for o in error.result.outputs if not o.passed] == ["gradient of result[0]"]
+
+
+def test_a_small_gradient_is_still_measured_by_itself():
+    fn = lambda x, y: x * 1e6 + y * 1e-8  # noqa: E731
+    other = lambda x, y: x * 1e6 + y * 1.01e-8  # noqa: E731
+    x = jnp.ones(3)
+    assert jp.verify(fn, jax.jit(fn), gradients=True)(x, x).passed
+    error = refused(fn, other, x, x, gradients=True)
+    assert [o.passed for o in error.result.outputs] == [True, True, False]
+
+
+def test_what_cannot_run_in_float64_is_said():
+    def fn(x):
+        return x * 2
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail(*_):
+            raise NotImplementedError("only in float32")
+
+        patch.setattr("jaxpress.passes.comparison.evaluate_in_float64", fail)
+        with pytest.warns(UserWarning, match="fn cannot be run in float64 .*only in float32"):
+            result = jp.verify(fn, jax.jit(fn))(X)
+        with pytest.warns(UserWarning):
+            both = jp.verify(jnp.sin, jnp.sin, gradients=True)(X)
+        with pytest.warns(UserWarning):
+            assert not jp.bisect(fn, X)
+    assert result.passed and result.reference == both.reference == "jax.jit"
+    assert "only in float32" in result.note and "only in float32" in str(result)
+
+
+def test_a_function_that_is_another_at_each_trace_cannot_be_compared():
+    numbers = itertools.count(1)
+    fn = lambda x: x * next(numbers)  # noqa: E731
+    with pytest.raises(jp.VerificationError, match="other values each time it is traced"):
+        jp.verify(fn, jp.optimize(fn))(X)
+
+
+def test_a_comparison_that_says_little_says_so():
+    step = lambda x: jnp.where(x + 1e8 == 1e8, 1.0, 2.0)  # noqa: E731
+    x = jnp.ones(())  # lost beside 1e8 in float32 alone
+    result = jp.verify(step, jax.jit(step))(x)
+    assert result.original_error > 0.1 and "jax.jit itself is far off in result" in str(result)
+    low = jp.verify(lambda x: x * x, jax.jit(lambda x: x * x))(X.astype("bfloat16"))
+    assert not low.note

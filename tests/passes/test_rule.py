@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from helpers import array, assert_refuses, rewritten
-from jaxpress import nnops
+from jaxpress import nnops, passes
 from jaxpress.capture import PassError, trace
 from jaxpress.capture.edit import Editor
 from jaxpress.passes import Match, Rule, RuleSet, any_value, op, repeated, rewrite, scalar
@@ -310,3 +310,16 @@ def test_a_node_with_results_for_a_derivative_is_left(shared) -> None:
     for rule in rules:
         assert rewrite(graph, rule) is graph
         assert "further results" in str(rule.why_not(graph))
+
+
+def test_what_is_no_rule_and_no_graph_is_refused() -> None:
+    graph = trace(jnp.sin)(1.0)
+    for make, said in (
+        (lambda: rewrite(graph, [3]), "3 is no Rule"),
+        (lambda: rewrite(jnp.sin, []), "rewrite takes a Graph"),
+        (lambda: check_rule(3), "check_rule takes a Rule"),
+        (lambda: passes.dce(jnp.sin), "pass 'dce' takes a Graph"),
+        (lambda: passes.default.run(3), "pass 'inline' takes a Graph, got 3"),
+    ):
+        with pytest.raises(PassError, match=said):
+            make()

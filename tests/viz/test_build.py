@@ -267,3 +267,9 @@ def test_what_passes_did_reaches_the_boxes() -> None:
     marked = graph.nodes[0]
     picture = build_picture(graph, notes=lambda node: ("r",) if node is marked else ())
     assert [b.title for b in picture.boxes() if b.changed] == ["sin"]
+
+
+def test_depth_0_is_the_function_as_one_box(mlp: Graph) -> None:
+    assert titles(build_picture(mlp, depth=0)) == ["x", "mlp", "result"]
+    assert edges(build_picture(mlp, depth=0)) == [("x", "mlp"), ("mlp", "result")]
+    assert titles(build_picture(trace(lambda x: x)(1.0), depth=0)) == ["x", "result"]

@@ -115,7 +115,7 @@ def test_without_an_engine_text_is_written_and_pictures_are_not(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     for suffix in (".svg", ".png", ".pdf", ".html"):
-        with pytest.raises(RendererNotFound, match="jaxpress\\[graphviz\\]"):
+        with pytest.raises(RendererNotFound, match=rf"Writing \{suffix} .*jaxpress\[graphviz\]"):
             render(mlp, tmp_path / f"a{suffix}")
     assert os.listdir(tmp_path) == []
     for suffix in (".dot", ".gv", ".json"):

@@ -333,3 +333,14 @@ def test_clips_are_not_in_the_default_preset() -> None:
 
 def test_named_ops_are_left_alone() -> None:
     assert raised(lambda x: nnops.relu(nnops.gelu(x)), X)[1] == []
+
+
+def test_an_integer_between_0_and_6_is_no_relu6() -> None:
+    """As the index of a switch with seven branches is clamped."""
+
+    def fn(i, x):
+        return lax.switch(i, [lambda x, k=k: x * k for k in range(7)], x)
+
+    graph = rewritten(passes.default, fn, jnp.int32(9), jnp.float32(2))[0]
+    assert "relu6" not in graph.count() and "clamp" in graph.count()
+    assert float(graph(jnp.int32(9), jnp.float32(2))) == 12

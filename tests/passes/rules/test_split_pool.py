@@ -124,3 +124,14 @@ def test_pools_of_different_axes_are_one() -> None:
     assert rewritten(passes.default, same_axis, X)[0].count() == {"avg_pool": 2}
     padded = lambda x: nnops.avg_pool(nnops.avg_pool(x, (1, 1, 3, 1), padding="SAME"), (1, 1, 1, 2))  # noqa: E731
     assert rewritten(passes.default, padded, X)[0].count() == {"avg_pool": 2}
+
+
+def test_a_quotient_of_what_has_no_operands_is_no_pool() -> None:
+    """As in a histogram: an iota by a number."""
+
+    def fn(x):
+        return x.sum() + jax.lax.iota(jnp.float32, 8) / 4.0
+
+    graph = rewritten(passes.raise_ops, fn, X)[0]
+    assert "avg_pool" not in graph.count()
+    np.testing.assert_array_equal(graph(X), fn(X))
