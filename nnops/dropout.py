@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
@@ -95,6 +96,7 @@ _DROPOUT = define(
 )
 
 
+@eagerly_jitted
 def dropout(
     x: Any,
     key: Any,
@@ -137,6 +139,7 @@ def dropout(
     return _checked("dropout", x, key, rate, deterministic, broadcast_dims)
 
 
+@eagerly_jitted
 def stochastic_depth(
     x: Any, key: Any, *, rate: float, deterministic: bool = False, mode: str = "row"
 ) -> jax.Array:

@@ -11,6 +11,7 @@ from jax import core, lax
 
 from jaxpress.nnops.attention import dot_product_attention
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 
 __all__ = ["KVCache", "init_kv_cache", "kv_cache_attention", "kv_cache_update"]
@@ -84,6 +85,7 @@ _UPDATE = define(
 )
 
 
+@eagerly_jitted
 def kv_cache_update(cache: Any, new: Any, index: Any, *, axis: int = 1) -> jax.Array:
     """An array with new entries written at ``index`` along an axis.
 

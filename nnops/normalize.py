@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.layer_norm import as_tuple, norm_axes
 from jaxpress.nnops.moments import (
@@ -96,6 +97,7 @@ _WEIGHT_STANDARDIZE = define(
 )
 
 
+@eagerly_jitted
 def standardize(
     x: Any,
     axis: int | Sequence[int] | None = -1,
@@ -135,6 +137,7 @@ def standardize(
     return _STANDARDIZE.rebind(given, axis=at, epsilon=epsilon)
 
 
+@eagerly_jitted
 def l2_normalize(
     x: Any,
     *,
@@ -175,6 +178,7 @@ def l2_normalize(
     return _L2_NORMALIZE.rebind(given, axis=at, epsilon=epsilon, placement=placement)
 
 
+@eagerly_jitted
 def weight_standardize(
     w: Any, *, axis: int | Sequence[int] | None = None, epsilon: float = 1e-5
 ) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.activation_spec import static_value
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 from jaxpress.nnops.opdef import OpDef
@@ -50,6 +51,7 @@ _ABSOLUTE = _define("mean_absolute_error", jnp.abs)
 _HUBER = _define("huber", _huber_losses, defaults={"delta": 1.0}, normalize=_normalize_huber)
 
 
+@eagerly_jitted
 def mean_squared_error(
     predictions: Any,
     targets: Any,
@@ -89,6 +91,7 @@ def mean_squared_error(
     return call_loss(_SQUARED, operands, reduction=reduction)
 
 
+@eagerly_jitted
 def mean_absolute_error(
     predictions: Any,
     targets: Any,
@@ -128,6 +131,7 @@ def mean_absolute_error(
     return call_loss(_ABSOLUTE, operands, reduction=reduction)
 
 
+@eagerly_jitted
 def huber(
     predictions: Any,
     targets: Any,
