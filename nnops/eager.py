@@ -119,7 +119,8 @@ def _place(value: Any, kind: int, arrays: list[Any]) -> Any:
     """What a call's key holds for a value; an array joins ``arrays``."""
     if value is None:
         return None
-    if kind is not _SETTING and _is_array(value):
+    which = type(value)
+    if which not in _ATOMS and kind is not _SETTING and _is_array(value, which):
         arrays.append(value)
         return _ARRAY
     if kind is _OPERAND or (kind is _EITHER and isinstance(value, float | complex)):
@@ -127,10 +128,19 @@ def _place(value: Any, kind: int, arrays: list[Any]) -> Any:
     return _encoded(value)
 
 
-def _is_array(value: Any) -> bool:
-    if isinstance(value, jax.core.Tracer):  # one that outlived its trace
-        raise _Unknown
-    return isinstance(value, jax.Array | np.ndarray | np.generic)
+# Of types that were seen: JAX answers by a function in Python, which takes its time.
+_ARRAYS: dict[type, bool] = {}
+
+
+def _is_array(value: Any, which: type) -> bool:
+    known = _ARRAYS.get(which)
+    if known is None:
+        if isinstance(value, jax.core.Tracer):  # one that outlived its trace
+            raise _Unknown
+        known = isinstance(value, np.ndarray | np.generic | jax.Array)
+        if known:
+            _ARRAYS[which] = known
+    return known
 
 
 def _encoded(value: Any) -> Any:

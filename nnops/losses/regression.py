@@ -14,7 +14,7 @@ from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 from jaxpress.nnops.opdef import OpDef
 
-__all__ = ["huber", "mean_absolute_error", "mean_squared_error"]
+__all__ = ["huber", "huber_loss", "mean_absolute_error", "mean_squared_error"]
 
 
 def _define(name: str, of_error: Any, **kwargs: Any) -> OpDef:
@@ -172,3 +172,7 @@ def huber(
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
     return call_loss(_HUBER, operands, delta=delta, reduction=reduction)
+
+
+# What optax and PyTorch call it.
+huber_loss = huber

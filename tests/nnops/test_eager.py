@@ -14,12 +14,20 @@ from jaxpress.nnops import eager
 from jaxpress.nnops.eager import eagerly_jitted
 from samples import SAMPLES
 
-# Public functions that are no op, read their operands' values, or call several ops in turn.
+# Public functions that are no op, read their operands' values, call several ops in turn, or decide
+# whether there is anything to be done before one is called.
 OTHERS = {
     *("activation_entries", "activation_names", "to_activation", "composites", "define"),
     *("registry", "trainable", "recurrent_from", "recurrent_to", "init_kv_cache", "identity"),
     *("kv_cache_attention", "pack_sequences", "pad_sequences", "unpack_sequences"),
-    *("sequence_mask", "bidirectional", "recurrent_layers"),
+    *(
+        "sequence_mask",
+        "dropout",
+        "drop_path",
+        "stochastic_depth",
+        "bidirectional",
+        "recurrent_layers",
+    ),
 }
 FUNCTIONS = {n: getattr(nnops, n) for n in nnops.__all__ if inspect.isfunction(getattr(nnops, n))}
 
@@ -63,8 +71,8 @@ def test_a_second_call_runs_no_python_of_the_op(name):
     for args in (arrays, as_numpy):
         call = lambda args=args: sample.call(*args)  # noqa: E731
         call()
-        # sequence_mask asks whether it must read the lengths.
-        assert {n for _, n in _runs_the_op(call)} <= {"sequence_mask"}
+        # They decide whether there is anything to be done.
+        assert {n for _, n in _runs_the_op(call)} <= {"sequence_mask", "dropout"}
 
 
 X = jnp.ones((1, 4, 4, 2))
@@ -99,7 +107,7 @@ def test_every_way_to_give_operands_and_settings_is_worked_out_once(call):
     want = call()
     call()
     ran = _runs_the_op(call)
-    assert {n for _, n in ran} <= {"sequence_mask", "__call__"}
+    assert {n for _, n in ran} <= {"sequence_mask", "dropout", "__call__"}
     with jax.disable_jit():
         for a, b in zip(jax.tree.leaves(call()), jax.tree.leaves(want), strict=True):
             assert (a.dtype, a.weak_type) == (b.dtype, b.weak_type)
