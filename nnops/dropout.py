@@ -18,7 +18,7 @@ import numpy as np
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
-from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
@@ -96,6 +96,7 @@ _DROPOUT = define(
 )
 
 
+@explained
 def dropout(
     x: Any,
     key: Any,
@@ -139,6 +140,7 @@ def dropout(
     return run("dropout", x, key, rate, deterministic, broadcast_dims)
 
 
+@explained
 def stochastic_depth(
     x: Any, key: Any, *, rate: float, deterministic: bool = False, mode: str = "row"
 ) -> jax.Array:
@@ -169,7 +171,7 @@ def stochastic_depth(
         >>> bool((y[:, :1] == y).all())
         True
     """
-    ndim = jnp.ndim(x)
+    ndim = x.ndim if hasattr(x, "ndim") else jnp.asarray(x).ndim
     if mode not in ("row", "batch") or ndim < 1:
         raise OpError(
             "stochastic_depth", f"mode is {mode!r}", {"x": x}, "give 'row' or 'batch', x with axes"

@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxpress.capture.compat import under_trace
 from jaxpress.nnops.activation_spec import Activation
-from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.errors import OpError, explained
 
 __all__ = ["eagerly_jitted"]
 
@@ -46,8 +46,10 @@ def eagerly_jitted(fn: Function) -> Function:
     Outside of any trace the whole function runs under `jax.jit`: one for each set of settings and
     of places that hold arrays. Everywhere else, and where an operand is a Python number or list, it
     is ``fn`` itself, so that a graph holds the op and no ``jit`` around it. For functions that read
-    no operand's values. Errors are those of ``fn``, which is called anew to raise them.
+    no operand's values. Errors are those of ``fn``, `explained`; it is called anew to raise them.
     """
+    if not fn.__name__.startswith("_"):  # the errors of parts of an op are those of the op
+        fn = explained(fn)
     parameters = inspect.signature(fn).parameters.values()
     positional = tuple(_kind(p) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
     several = [_OPERAND] * 8 * any(p.kind is p.VAR_POSITIONAL for p in parameters)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
-from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch
 
@@ -39,6 +39,7 @@ _SEQUENCE_MASK = define(
 )
 
 
+@explained
 def sequence_mask(lengths: Any, maxlen: int | None = None) -> jax.Array:
     """Mask of the positions that belong to sequences of these lengths.
 
