@@ -25,20 +25,21 @@ from oracles import ORACLES  # noqa: E402
 
 from samples import SAMPLES, as_list, is_real, loss  # noqa: E402
 
-COLUMNS = ("float32", "gradient", "bfloat16")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+COLUMNS = ("float32", "gradient", "float64", "float16", "bfloat16")
 HEAD = """<!-- Written by docs/generate_ops.py: change the code, and run it. -->
 # Ops
 
 Every named op, what it was measured against, and the worst error: the largest difference from the
-oracle in float64, relative to the oracle's largest value. `float32` and `bfloat16` are the op's
-results in these dtypes, on operands that they can hold; `gradient` is that of the sum of the sines
-of the results, in float32. A formula is one in plain `jax.numpy`. 0 is exact.
+oracle in float64, relative to the oracle's largest value. A column named after a dtype is of the
+op's results in it, on operands that it can hold; `gradient` is that of the sum of the sines of the
+results, in float32. A formula is one in plain `jax.numpy`. 0 is exact.
 
 [Adding an op](adding-an-op.md) tells how to add your own. `examples/digits.py` trains a model made
 of `nnops` layers; `examples/nnops_in_frameworks.py` calls the functions in Flax and Equinox.
 
-| op | oracle | float32 | gradient | bfloat16 |
-| --- | --- | --- | --- | --- |
+| op | oracle | float32 | gradient | float64 | float16 | bfloat16 |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -46,8 +47,7 @@ def measure() -> dict[str, dict[str, float]]:
     """The errors of each op, by column; a column that makes no sense is absent."""
     with jax.enable_x64(True):
         given = {
-            n: {d: _cast(s.arrays(jnp.float64), d) for d in ("float32", "bfloat16")}
-            for n, s in SAMPLES.items()
+            n: {d: _cast(s.arrays(jnp.float64), d) for d in DTYPES} for n, s in SAMPLES.items()
         }
         # All in two programs, ours and theirs: each alone takes longer to compile than to run.
         ours = jax.jit(lambda given: {n: _ours(n, a) for n, a in given.items()})(given)
@@ -110,7 +110,9 @@ def _code(who: str) -> str:
 
 def stated(text: str) -> dict[str, dict[str, float]]:
     """The errors that a page states."""
-    rows = re.findall(r"^\| `(\w+)` \| .*? \| (.*) \| (.*) \| (.*) \|$", text, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| [^|]* " + r"\| ([^|]*) " * len(COLUMNS) + r"\|$", text, re.MULTILINE
+    )
     return {
         name: {c: float(e) for c, e in zip(COLUMNS, given, strict=True) if e.strip()}
         for name, *given in rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
 
@@ -70,7 +71,10 @@ _ADAPTIVE = define(
 )
 
 
-def adaptive_avg_pool(x: Any, output_shape: Any, *, windows: str = "overlapping") -> jax.Array:
+@eagerly_jitted
+def adaptive_avg_pool(
+    x: Any, output_shape: int | Sequence[int | None], *, windows: str = "overlapping"
+) -> jax.Array:
     """Mean over windows that are chosen so that the result has a given size.
 
     ``y[i] = mean(x[floor(i * n / m) : ceil((i + 1) * n / m)])``, from n entries to m

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 
 __all__ = [
@@ -57,6 +58,7 @@ def band_mask(t: Any, s: Any, left: Any, right: Any) -> jax.Array | None:
     return inside
 
 
+@eagerly_jitted
 def causal_mask(t: int, s: int | None = None) -> jax.Array:
     """Mask that lets every query see its own position and those before it.
 
@@ -81,6 +83,7 @@ def causal_mask(t: int, s: int | None = None) -> jax.Array:
     return mask
 
 
+@eagerly_jitted
 def sliding_window_mask(t: int, s: int | None = None, *, left: int, right: int) -> jax.Array:
     """Mask that lets every query see the positions near its own.
 
@@ -108,6 +111,7 @@ def sliding_window_mask(t: int, s: int | None = None, *, left: int, right: int) 
     return mask
 
 
+@eagerly_jitted
 def segment_mask(query_segment_ids: Any, key_segment_ids: Any = None) -> jax.Array:
     """Mask that keeps apart the sequences that are packed into one row (block-diagonal).
 
@@ -143,6 +147,7 @@ def segment_mask(query_segment_ids: Any, key_segment_ids: Any = None) -> jax.Arr
     return query[..., None, :, None] == key[..., None, None, :]
 
 
+@eagerly_jitted
 def combine_masks(*masks: Any) -> jax.Array | None:
     """One mask that is True where all of several are.
 

@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.softmax import axes_from_end
@@ -95,6 +96,7 @@ _BATCH_NORM = define(
 )
 
 
+@eagerly_jitted
 def batch_norm(
     x: Any,
     mean: Any,

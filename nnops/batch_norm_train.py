@@ -12,6 +12,7 @@ from jax.interpreters import batching
 
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.moments import (
     affine,
@@ -152,6 +153,7 @@ def _share_statistics(args: Any, axes: Any, params: dict[str, Any]) -> Any:
 batching.fancy_primitive_batchers[_OP.primitive] = _batch
 
 
+@eagerly_jitted
 def batch_norm_train(
     x: Any,
     mean: Any,

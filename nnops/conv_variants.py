@@ -14,11 +14,13 @@ from jax import lax
 
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.conv_geometry import layout, per_dimension, resolve_padding, specs
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 
 __all__ = ["conv_transpose", "depthwise_conv", "separable_conv"]
 
 
+@eagerly_jitted
 def depthwise_conv(
     x: Any,
     w: Any,
@@ -78,6 +80,7 @@ def depthwise_conv(
     )
 
 
+@eagerly_jitted
 def separable_conv(
     x: Any,
     depthwise: Any,
@@ -158,6 +161,7 @@ def separable_conv(
     )
 
 
+@eagerly_jitted
 def conv_transpose(
     x: Any,
     w: Any,

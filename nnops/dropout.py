@@ -17,7 +17,8 @@ import numpy as np
 
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
-from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.eager import eagerly_jitted
+from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
@@ -95,6 +96,7 @@ _DROPOUT = define(
 )
 
 
+@explained
 def dropout(
     x: Any,
     key: Any,
@@ -134,9 +136,11 @@ def dropout(
         >>> nnops.dropout(3.0, None, rate=0.2, deterministic=True).tolist()
         3.0
     """
-    return _checked("dropout", x, key, rate, deterministic, broadcast_dims)
+    run = _drawn if deterministic is False and type(rate) is float and rate else _checked
+    return run("dropout", x, key, rate, deterministic, broadcast_dims)
 
 
+@explained
 def stochastic_depth(
     x: Any, key: Any, *, rate: float, deterministic: bool = False, mode: str = "row"
 ) -> jax.Array:
@@ -167,20 +171,26 @@ def stochastic_depth(
         >>> bool((y[:, :1] == y).all())
         True
     """
-    x = jnp.asarray(x)
-    if mode not in ("row", "batch") or x.ndim < 1:
+    ndim = x.ndim if hasattr(x, "ndim") else jnp.asarray(x).ndim
+    if mode not in ("row", "batch") or ndim < 1:
         raise OpError(
             "stochastic_depth", f"mode is {mode!r}", {"x": x}, "give 'row' or 'batch', x with axes"
         )
-    shared = range(1 if mode == "row" else 0, x.ndim)
-    return _checked("stochastic_depth", x, key, rate, deterministic, tuple(shared))
+    shared = tuple(range(1 if mode == "row" else 0, ndim))
+    run = _drawn if deterministic is False and type(rate) is float and rate else _checked
+    return run("stochastic_depth", x, key, rate, deterministic, shared)
 
 
 drop_path = stochastic_depth
 
 
 def _checked(
-    op: str, x: Any, key: Any, rate: Any, deterministic: Any, broadcast_dims: Any
+    op: str,
+    x: Any,
+    key: Any,
+    rate: float,
+    deterministic: bool,
+    broadcast_dims: int | Sequence[int],
 ) -> jax.Array:
     x = jnp.asarray(x)
     rate = static_value(op, "rate", rate, 0.0)
@@ -200,6 +210,10 @@ def _checked(
     dims = tuple(sorted({d % x.ndim - x.ndim for d in dims}))
     draw = jax.dtypes.canonicalize_dtype(float).name
     return _DROPOUT.rebind({"x": x, "key": key}, rate=rate, broadcast_dims=dims, draw=draw)
+
+
+# Where nothing is drawn, x itself is the result, and not another array.
+_drawn = eagerly_jitted(_checked)
 
 
 def _key(op: str, x: Any, key: Any) -> Any:

@@ -9,6 +9,7 @@ import jax
 from jax import lax
 
 from jaxpress.nnops.dense import fold_leading
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.einsum_equation import canonical_equation, parse_equation
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import as_arrays, define_fused, fused_call
@@ -75,6 +76,7 @@ _EINSUM_DENSE = define_fused(
 )
 
 
+@eagerly_jitted
 def einsum_dense(
     x: Any,
     w: Any,

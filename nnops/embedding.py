@@ -17,6 +17,7 @@ from jax.core import ShapedArray
 
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import fold_leading
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.fused import as_arrays, canonical_precision, define_fused, fused_call
 from jaxpress.nnops.opdef import OpDef
@@ -162,6 +163,7 @@ _EMBEDDING = define(
 )
 
 
+@eagerly_jitted
 def embedding(
     ids: Any,
     table: Any,
@@ -265,6 +267,7 @@ _ATTEND = define_fused(
 )
 
 
+@eagerly_jitted
 def attend(
     x: Any,
     table: Any,

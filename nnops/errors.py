@@ -5,10 +5,14 @@ Each message names the op, what is wrong, the operands with their types and shap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-__all__ = ["OpError", "OpTypeError", "describe"]
+__all__ = ["OpError", "OpTypeError", "describe", "explained"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def describe(value: Any) -> str:
@@ -52,6 +56,45 @@ class OpError(ValueError):
 
 class OpTypeError(OpError, TypeError):
     """An operand or parameter has a type or dtype that the op cannot take."""
+
+
+def explained(fn: Function) -> Function:
+    """``fn``, a public op whose errors are all `OpError`, and name it and its operands.
+
+    What JAX raises of an operand that no array can be made of, or of a dtype that an equation does
+    not take, becomes an `OpTypeError`, which is a ValueError and a TypeError too. An error of
+    another op that ``fn`` is made of gets ``fn``'s name in front.
+    """
+    name = fn.__name__
+    signature = inspect.signature(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except OpError as error:
+            if error.op == name:
+                raise
+            text = f"{name}: {error}"
+            raise _rebuild(type(error), text, name, error.problem, error.mend) from error
+        except (TypeError, ValueError) as error:
+            # Errors with a meaning of their own are of subclasses: of tracers, of symbolic sizes.
+            own = type(error) in (TypeError, ValueError)
+            frame = error.__traceback__
+            if not own or frame is None or frame.tb_next is None:  # a call that fn does not take
+                raise
+            given = dict(signature.bind(*args, **kwargs).arguments)
+            for several, values in [(k, v) for k, v in given.items() if isinstance(v, tuple)]:
+                given |= {f"{several}[{i}]": v for i, v in enumerate(values)}
+            arrays = {k: v for k, v in given.items() if hasattr(v, "shape") and hasattr(v, "dtype")}
+            raise OpTypeError(
+                name,
+                str(error).strip().partition("\n")[0],
+                arrays,
+                "give arrays of the shapes and dtypes that its documentation names",
+            ) from error
+
+    return call  # type: ignore[return-value]
 
 
 def _rebuild(cls: type[OpError], text: str, op: str, problem: str, mend: str) -> OpError:

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
 
@@ -68,6 +69,7 @@ def _pair(op: str, gate: Any, up: Any) -> dict[str, Any]:
     return {k: v if v.dtype == dtype else v.astype(dtype) for k, v in (("gate", gate), ("up", up))}
 
 
+@eagerly_jitted
 def swiglu(gate: Any, up: Any) -> jax.Array:
     """A product whose one factor went through silu.
 
@@ -93,6 +95,7 @@ def swiglu(gate: Any, up: Any) -> jax.Array:
     return _SWIGLU.rebind(_pair("swiglu", gate, up))
 
 
+@eagerly_jitted
 def geglu(gate: Any, up: Any, approximate: bool = True) -> jax.Array:
     """A product whose one factor went through gelu.
 

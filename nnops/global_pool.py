@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.softmax import axes_from_end
@@ -62,6 +63,7 @@ def _pool(op: OpDef, x: Any, axis: int | Sequence[int] | None, keepdims: bool) -
     return op.rebind({"x": x}, axis=axes, keepdims=bool(keepdims))
 
 
+@eagerly_jitted
 def global_avg_pool(
     x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False
 ) -> jax.Array:
@@ -90,6 +92,7 @@ def global_avg_pool(
     return _pool(_AVG, x, axis, keepdims)
 
 
+@eagerly_jitted
 def global_max_pool(
     x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False
 ) -> jax.Array:

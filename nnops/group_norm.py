@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.moments import (
     affine,
@@ -101,6 +102,7 @@ def _features_axis(op: str, x: Any, axis: int, least: int, layout: str) -> int:
     return at
 
 
+@eagerly_jitted
 def group_norm(
     x: Any,
     scale: Any = None,
@@ -155,6 +157,7 @@ def group_norm(
     return _GROUP_NORM.rebind(given, groups=groups, axis=at, epsilon=epsilon, dtype=dtype)
 
 
+@eagerly_jitted
 def instance_norm(
     x: Any,
     scale: Any = None,

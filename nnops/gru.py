@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.recurrent import Recurrence, bind_cell, bind_sequence, define_recurrence
 from jaxpress.nnops.recurrent_tangent import Steps, activate, slope
 
@@ -146,6 +147,7 @@ _KIND = Recurrence(
 _GRU, _GRU_CELL = define_recurrence(_KIND)
 
 
+@eagerly_jitted
 def gru(
     x: Any,
     h0: Any,
@@ -225,6 +227,7 @@ def gru(
     return y, h
 
 
+@eagerly_jitted
 def gru_cell(
     x: Any,
     h: Any,

@@ -11,7 +11,8 @@ from jax import core, lax
 
 from jaxpress.nnops.attention import dot_product_attention
 from jaxpress.nnops.define import define
-from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.eager import eagerly_jitted
+from jaxpress.nnops.errors import OpError, OpTypeError, explained
 
 __all__ = ["KVCache", "init_kv_cache", "kv_cache_attention", "kv_cache_update"]
 
@@ -84,6 +85,7 @@ _UPDATE = define(
 )
 
 
+@eagerly_jitted
 def kv_cache_update(cache: Any, new: Any, index: Any, *, axis: int = 1) -> jax.Array:
     """An array with new entries written at ``index`` along an axis.
 
@@ -114,10 +116,25 @@ def kv_cache_update(cache: Any, new: Any, index: Any, *, axis: int = 1) -> jax.A
     cache, new, index = jnp.asarray(cache), jnp.asarray(new), jnp.asarray(index)
     given = {"cache": cache, "new": new, "index": index}
     if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise OpTypeError("kv_cache_update", f"index has dtype {index.dtype}", given, "integers")
+        raise OpTypeError(
+            "kv_cache_update", f"index has dtype {index.dtype}", given, "give integers"
+        )
+    wider = (jnp.complexfloating, jnp.inexact)  # what would be cut off
+    if any(jnp.issubdtype(new.dtype, k) > jnp.issubdtype(cache.dtype, k) for k in wider):
+        raise OpTypeError(
+            "kv_cache_update",
+            f"new is {new.dtype}, and the cache {cache.dtype}",
+            given,
+            "cast new, or make a cache that holds it",
+        )
     axis = operator.index(axis)
     if new.ndim != cache.ndim or not -cache.ndim <= axis < cache.ndim:
-        raise OpError("kv_cache_update", "ranks do not fit, or there is no such axis", given)
+        raise OpError(
+            "kv_cache_update",
+            "ranks do not fit, or there is no such axis",
+            given,
+            "give new the cache's rank, and one of its axes",
+        )
     at = axis % cache.ndim
     rest = [(c, n) for i, (c, n) in enumerate(zip(cache.shape, new.shape, strict=True)) if i != at]
     if any(c != n for c, n in rest) or new.shape[at] > cache.shape[at]:
@@ -137,6 +154,7 @@ def kv_cache_update(cache: Any, new: Any, index: Any, *, axis: int = 1) -> jax.A
     return _UPDATE.rebind(given, axis=at - cache.ndim)
 
 
+@explained
 def kv_cache_attention(
     query: Any,
     key: Any,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.elementwise import apply, elementwise
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
@@ -22,6 +23,7 @@ __all__ = ["log1mexp", "logmeanexp", "logsumexp"]
 _LOG1MEXP = elementwise("log1mexp", jax.nn.log1mexp)
 
 
+@eagerly_jitted
 def log1mexp(x: Any) -> jax.Array:
     """Logarithm of one minus an exponential.
 
@@ -91,6 +93,7 @@ def _fits(shape: Sequence[Any], wanted: Sequence[Any]) -> bool:
     return all(n in (1, m) for n, m in zip(shape, tail, strict=True))
 
 
+@eagerly_jitted
 def logsumexp(
     x: Any,
     axis: int | Sequence[int] | None = None,
@@ -129,6 +132,7 @@ def logsumexp(
     return _LOGSUMEXP.rebind(operands, axis=axes, keepdims=bool(keepdims))
 
 
+@eagerly_jitted
 def logmeanexp(
     x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False, where: Any = None
 ) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.recurrent import Recurrence, bind_cell, bind_sequence, define_recurrence
 from jaxpress.nnops.recurrent_tangent import Steps, activate, slope
 
@@ -73,6 +74,7 @@ _KIND = Recurrence(
 _LSTM, _LSTM_CELL = define_recurrence(_KIND)
 
 
+@eagerly_jitted
 def lstm(
     x: Any,
     h0: Any,
@@ -146,6 +148,7 @@ def lstm(
     return y, (h, c)
 
 
+@eagerly_jitted
 def lstm_cell(
     x: Any,
     h: Any,

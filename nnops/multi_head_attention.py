@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from jaxpress.nnops.attention import dot_product_attention
 from jaxpress.nnops.dense import dense
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 
 __all__ = ["multi_head_attention"]
 
 
+@eagerly_jitted
 def multi_head_attention(
     query: Any,
     key: Any,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.define import define
-from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.eager import eagerly_jitted
+from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.layer_norm import as_tuple, norm_axes
 from jaxpress.nnops.moments import (
     as_operands,
@@ -96,6 +97,7 @@ _WEIGHT_STANDARDIZE = define(
 )
 
 
+@eagerly_jitted
 def standardize(
     x: Any,
     axis: int | Sequence[int] | None = -1,
@@ -132,9 +134,27 @@ def standardize(
     """
     given = as_operands("standardize", x=x, mean=mean, variance=variance, where=where)
     at = axes_from_end("standardize", given["x"], axis)
+    for name, value in given.items():
+        if not _stretches(value.shape, given["x"].shape):
+            raise OpError(
+                "standardize",
+                f"{name} has shape {value.shape}, and x {given['x'].shape}",
+                given,
+                f"give a {name} that broadcasts to x's shape",
+            )
+    if "where" in given and given["where"].dtype != bool:
+        raise OpTypeError("standardize", f"where is {given['where'].dtype}", given, "give booleans")
     return _STANDARDIZE.rebind(given, axis=at, epsilon=epsilon)
 
 
+def _stretches(shape: Sequence[Any], to: Sequence[Any]) -> bool:
+    """Whether an array broadcasts to a shape, and does not make it larger."""
+    if len(shape) > len(to):
+        return False
+    return all(n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False))
+
+
+@eagerly_jitted
 def l2_normalize(
     x: Any,
     *,
@@ -175,6 +195,7 @@ def l2_normalize(
     return _L2_NORMALIZE.rebind(given, axis=at, epsilon=epsilon, placement=placement)
 
 
+@eagerly_jitted
 def weight_standardize(
     w: Any, *, axis: int | Sequence[int] | None = None, epsilon: float = 1e-5
 ) -> jax.Array:

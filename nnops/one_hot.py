@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import dtypes
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.transforms import leading_batch
 
@@ -33,7 +34,8 @@ _ONE_HOT = define(
 )
 
 
-def one_hot(x: Any, num_classes: Any, *, dtype: Any = None, axis: int = -1) -> jax.Array:
+@eagerly_jitted
+def one_hot(x: Any, num_classes: int, *, dtype: Any = None, axis: int = -1) -> jax.Array:
     """One-hot encoding.
 
     ``y[..., i] = 1 if x[...] == i else 0``

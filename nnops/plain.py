@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.activation_spec import register
+from jaxpress.nnops.eager import eagerly_jitted
 
 __all__ = ["identity", "tanh"]
 
@@ -33,6 +34,7 @@ def identity(x: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
+@eagerly_jitted
 def tanh(x: Any) -> jax.Array:
     """Hyperbolic tangent; JAX has it as one equation, of this name.
 

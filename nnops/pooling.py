@@ -8,7 +8,7 @@ The primitives hold windows of full rank, one entry for each axis of x, so they 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxpress.nnops.conv_geometry import explicit_padding, per_dimension
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.kernels import pool_windows
 from jaxpress.nnops.opdef import Kernel, OpDef
@@ -192,11 +193,12 @@ def _full_rank(
     return {"window_shape": window, "strides": strides, "padding": pads, "dilation": dilation}
 
 
+@eagerly_jitted
 def max_pool(
     x: Any,
-    window_shape: Any,
-    strides: Any = None,
-    padding: Any = "VALID",
+    window_shape: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: str | int | Sequence[Any] = "VALID",
     *,
     dilation: Any = 1,
 ) -> jax.Array:
@@ -234,11 +236,12 @@ def max_pool(
     return _MAX_POOL.rebind({"x": x}, **params)
 
 
+@eagerly_jitted
 def min_pool(
     x: Any,
-    window_shape: Any,
-    strides: Any = None,
-    padding: Any = "VALID",
+    window_shape: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: str | int | Sequence[Any] = "VALID",
     *,
     dilation: Any = 1,
 ) -> jax.Array:
@@ -272,11 +275,12 @@ def min_pool(
     return _MIN_POOL.rebind({"x": x}, **params)
 
 
+@eagerly_jitted
 def avg_pool(
     x: Any,
-    window_shape: Any,
-    strides: Any = None,
-    padding: Any = "VALID",
+    window_shape: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
+    padding: str | int | Sequence[Any] = "VALID",
     *,
     count_include_pad: bool = True,
     dilation: Any = 1,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
 
@@ -59,6 +60,7 @@ _PRELU = define(
 )
 
 
+@eagerly_jitted
 def prelu(
     x: Any, slope: Any, *, axis: int = -1, derivative_at_zero: float | str = 1.0
 ) -> jax.Array:

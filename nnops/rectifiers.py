@@ -61,6 +61,7 @@ register("relu", relu, jax.nn.relu)
 _RELU6 = elementwise("relu6", jax.nn.relu6)
 
 
+@eagerly_jitted
 def relu6(x: Any) -> jax.Array:
     """Rectified linear unit, capped at 6.
 
@@ -94,6 +95,7 @@ def _relu_squared(x: Any) -> Any:
 _RELU_SQUARED = elementwise("relu_squared", _relu_squared)
 
 
+@eagerly_jitted
 def relu_squared(x: Any) -> jax.Array:
     """Squared rectified linear unit.
 
@@ -121,6 +123,7 @@ register("relu_squared", relu_squared, _relu_squared)
 _LEAKY_RELU = elementwise("leaky_relu", jax.nn.leaky_relu, {"negative_slope": 0.01})
 
 
+@eagerly_jitted
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> jax.Array:
     """Leaky rectified linear unit.
 
@@ -154,6 +157,7 @@ register("leaky_relu", leaky_relu, jax.nn.leaky_relu, {"negative_slope": 0.01})
 _HARD_TANH = elementwise("hard_tanh", jax.nn.hard_tanh)
 
 
+@eagerly_jitted
 def hard_tanh(x: Any) -> jax.Array:
     """Piecewise linear tanh.
 
@@ -181,6 +185,7 @@ register("hard_tanh", hard_tanh, jax.nn.hard_tanh)
 _HARD_SIGMOID = elementwise("hard_sigmoid", jax.nn.hard_sigmoid)
 
 
+@eagerly_jitted
 def hard_sigmoid(x: Any) -> jax.Array:
     """Piecewise linear sigmoid.
 
@@ -208,6 +213,7 @@ register("hard_sigmoid", hard_sigmoid, jax.nn.hard_sigmoid)
 _HARD_SILU = elementwise("hard_silu", jax.nn.hard_silu)
 
 
+@eagerly_jitted
 def hard_silu(x: Any) -> jax.Array:
     """Piecewise silu, also called hard swish.
 
@@ -237,6 +243,7 @@ hard_swish = hard_silu
 _SPARSE_PLUS = elementwise("sparse_plus", jax.nn.sparse_plus)
 
 
+@eagerly_jitted
 def sparse_plus(x: Any) -> jax.Array:
     """Sparse plus: a softplus that reaches zero and the diagonal.
 
@@ -264,6 +271,7 @@ register("sparse_plus", sparse_plus, jax.nn.sparse_plus)
 _SPARSE_SIGMOID = elementwise("sparse_sigmoid", jax.nn.sparse_sigmoid)
 
 
+@eagerly_jitted
 def sparse_sigmoid(x: Any) -> jax.Array:
     """Sparse sigmoid, the derivative of sparse plus.
 

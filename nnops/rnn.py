@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.recurrent import Recurrence, bind_cell, bind_sequence, define_recurrence
 from jaxpress.nnops.recurrent_tangent import Steps, activate, slope
 
@@ -51,6 +52,7 @@ _KIND = Recurrence(
 _RNN, _RNN_CELL = define_recurrence(_KIND)
 
 
+@eagerly_jitted
 def rnn(
     x: Any,
     h0: Any,
@@ -117,6 +119,7 @@ def rnn(
     return y, h
 
 
+@eagerly_jitted
 def rnn_cell(
     x: Any,
     h: Any,

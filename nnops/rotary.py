@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch
@@ -84,6 +85,7 @@ _ROTARY = define(
 )
 
 
+@eagerly_jitted
 def rotary_embedding(x: Any, cos: Any, sin: Any, *, interleaved: bool = False) -> jax.Array:
     """Rotary position embedding: every pair of features is turned by the position's angle.
 
@@ -131,6 +133,7 @@ def _with_heads(table: Any, x: Any) -> Any:
     return lax.expand_dims(table, tuple(range(x.ndim - table.ndim)))
 
 
+@eagerly_jitted
 def rotary_tables(
     positions: Any, features: int, *, base: float = BASE, interleaved: bool = False
 ) -> tuple[jax.Array, jax.Array]:
@@ -200,6 +203,7 @@ _SINUSOIDAL = define(
 )
 
 
+@eagerly_jitted
 def sinusoidal_encoding(
     positions: Any, features: int, *, base: float = BASE, interleaved: bool = True
 ) -> jax.Array:

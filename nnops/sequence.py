@@ -12,7 +12,8 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxpress.nnops.define import define
-from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.eager import eagerly_jitted
+from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch
 
@@ -38,6 +39,7 @@ _SEQUENCE_MASK = define(
 )
 
 
+@explained
 def sequence_mask(lengths: Any, maxlen: int | None = None) -> jax.Array:
     """Mask of the positions that belong to sequences of these lengths.
 
@@ -62,17 +64,25 @@ def sequence_mask(lengths: Any, maxlen: int | None = None) -> jax.Array:
         >>> nnops.sequence_mask(jnp.array([1, 3])).astype(int).tolist()
         [[1, 0, 0], [1, 1, 1]]
     """
+    return _mask_up_to(lengths, _greatest(lengths) if maxlen is None else maxlen)
+
+
+def _greatest(lengths: Any) -> int:
     lengths = _as_lengths("sequence_mask", lengths, {})
-    if maxlen is None:
-        if isinstance(lengths, Tracer):
-            raise OpError(
-                "sequence_mask",
-                "maxlen is left out, and lengths are traced",
-                {"lengths": lengths},
-                "give maxlen, a Python number: shapes must be known",
-            )
-        maxlen = int(np.max(np.asarray(lengths), initial=0))
-    elif isinstance(maxlen, float | str) or maxlen < 0:
+    if isinstance(lengths, Tracer):
+        raise OpError(
+            "sequence_mask",
+            "maxlen is left out, and lengths are traced",
+            {"lengths": lengths},
+            "give maxlen, a Python number: shapes must be known",
+        )
+    return int(np.max(np.asarray(lengths), initial=0))
+
+
+@eagerly_jitted
+def _mask_up_to(lengths: Any, maxlen: int) -> jax.Array:
+    lengths = _as_lengths("sequence_mask", lengths, {})
+    if isinstance(maxlen, float | str) or maxlen < 0:
         raise OpError("sequence_mask", f"maxlen is {maxlen!r}", mend="give an integer, 0 or more")
     return _SEQUENCE_MASK.rebind({"lengths": lengths}, maxlen=maxlen)
 
@@ -108,6 +118,7 @@ _REVERSE = define(
 )
 
 
+@eagerly_jitted
 def reverse_sequence(x: Any, lengths: Any, *, time_axis: int = 1, batch_axis: int = 0) -> jax.Array:
     """Every sequence of a batch from back to front; padding behind it stays where it is.
 
@@ -171,7 +182,8 @@ def _shift_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any
 _SHIFT = define("shift", _shift, defaults={"steps": 1, "axis": -1, "fill": 0}, batch=_shift_batch)
 
 
-def shift(x: Any, steps: int = 1, *, axis: int = 1, fill: Any = 0) -> jax.Array:
+@eagerly_jitted
+def shift(x: Any, steps: int = 1, *, axis: int = 1, fill: float = 0) -> jax.Array:
     """The array moved along an axis, with ``fill`` where nothing comes from.
 
     ``y[..., i] = x[..., i - steps]``, ``fill`` where there is no such entry

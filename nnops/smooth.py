@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxpress.nnops.activation_spec import register
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.elementwise import apply, elementwise
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
 _ELU = elementwise("elu", jax.nn.elu, {"alpha": 1.0})
 
 
+@eagerly_jitted
 def elu(x: Any, alpha: float = 1.0) -> jax.Array:
     """Exponential linear unit.
 
@@ -63,6 +65,7 @@ register("elu", elu, jax.nn.elu, {"alpha": 1.0})
 _CELU = elementwise("celu", jax.nn.celu, {"alpha": 1.0})
 
 
+@eagerly_jitted
 def celu(x: Any, alpha: float = 1.0) -> jax.Array:
     """Continuously differentiable exponential linear unit.
 
@@ -94,6 +97,7 @@ register("celu", celu, jax.nn.celu, {"alpha": 1.0})
 _SELU = elementwise("selu", jax.nn.selu)
 
 
+@eagerly_jitted
 def selu(x: Any) -> jax.Array:
     """Scaled exponential linear unit.
 
@@ -121,6 +125,7 @@ register("selu", selu, jax.nn.selu)
 _GELU = elementwise("gelu", jax.nn.gelu, {"approximate": True})
 
 
+@eagerly_jitted
 def gelu(x: Any, approximate: bool = True) -> jax.Array:
     """Gaussian error linear unit.
 
@@ -160,6 +165,7 @@ def _quick_gelu(x: Any) -> Any:
 _QUICK_GELU = elementwise("quick_gelu", _quick_gelu)
 
 
+@eagerly_jitted
 def quick_gelu(x: Any) -> jax.Array:
     """Gelu's approximation by a sigmoid.
 
@@ -187,6 +193,7 @@ register("quick_gelu", quick_gelu, _quick_gelu)
 _SIGMOID = elementwise("sigmoid", jax.nn.sigmoid)
 
 
+@eagerly_jitted
 def sigmoid(x: Any) -> jax.Array:
     """Logistic function.
 
@@ -214,6 +221,7 @@ register("sigmoid", sigmoid, jax.nn.sigmoid)
 _SILU = elementwise("silu", jax.nn.silu)
 
 
+@eagerly_jitted
 def silu(x: Any) -> jax.Array:
     """Sigmoid-weighted linear unit, also called swish.
 
@@ -243,6 +251,7 @@ swish = silu
 _SOFTPLUS = elementwise("softplus", jax.nn.softplus)
 
 
+@eagerly_jitted
 def softplus(x: Any) -> jax.Array:
     """Softplus.
 
@@ -270,6 +279,7 @@ register("softplus", softplus, jax.nn.softplus)
 _SOFT_SIGN = elementwise("soft_sign", jax.nn.soft_sign)
 
 
+@eagerly_jitted
 def soft_sign(x: Any) -> jax.Array:
     """Soft sign.
 
@@ -297,6 +307,7 @@ register("soft_sign", soft_sign, jax.nn.soft_sign)
 _LOG_SIGMOID = elementwise("log_sigmoid", jax.nn.log_sigmoid)
 
 
+@eagerly_jitted
 def log_sigmoid(x: Any) -> jax.Array:
     """Logarithm of the logistic function.
 
@@ -324,6 +335,7 @@ register("log_sigmoid", log_sigmoid, jax.nn.log_sigmoid)
 _MISH = elementwise("mish", jax.nn.mish)
 
 
+@eagerly_jitted
 def mish(x: Any) -> jax.Array:
     """Mish.
 
@@ -351,6 +363,7 @@ register("mish", mish, jax.nn.mish)
 _SQUAREPLUS = elementwise("squareplus", jax.nn.squareplus, {"b": 4.0}, keeps=True)
 
 
+@eagerly_jitted
 def squareplus(x: Any, b: float = 4.0) -> jax.Array:
     """Squareplus.
 

@@ -165,6 +165,7 @@ def softmax(x: Any, axis: int | Sequence[int] | None = -1, where: Any = None) ->
     return _SOFTMAX.rebind(operands, axis=axes_from_end("softmax", x, axis))
 
 
+@eagerly_jitted
 def log_softmax(x: Any, axis: int | Sequence[int] | None = -1, where: Any = None) -> jax.Array:
     """Logarithm of softmax.
 
@@ -194,6 +195,7 @@ def log_softmax(x: Any, axis: int | Sequence[int] | None = -1, where: Any = None
     return _LOG_SOFTMAX.rebind(operands, axis=axes_from_end("log_softmax", x, axis))
 
 
+@eagerly_jitted
 def glu(x: Any, axis: int = -1) -> jax.Array:
     """Gated linear unit.
 

@@ -12,12 +12,13 @@ from jaxpress.nnops import initializers
 from jaxpress.nnops.activation_spec import to_activation
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.conv_geometry import layout, specs
+from jaxpress.nnops.conv_variants import conv_transpose
 from jaxpress.nnops.dense import dense
 from jaxpress.nnops.embedding import attend, embedding
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.layers.layer import Layer, drawn, keys, layer, setting
 
-__all__ = ["Conv", "Dense", "Embedding"]
+__all__ = ["Conv", "ConvTranspose", "Dense", "Embedding"]
 
 
 @layer
@@ -155,12 +156,7 @@ class Conv(Layer):
         Raises:
             OpError: kernel_size is one number, or the groups do not divide the features.
         """
-        if not isinstance(kernel_size, Sequence):
-            raise OpError(
-                "Conv",
-                f"kernel_size is {kernel_size!r}",
-                mend="give one number for each spatial dimension, such as (3, 3)",
-            )
+        _check_kernel_size("Conv", kernel_size)
         if groups < 1 or in_features % groups or features % groups:
             raise OpError(
                 "Conv",
@@ -170,10 +166,7 @@ class Conv(Layer):
         for_w, for_b = keys(key, 2)
         shape = (*kernel_size, in_features // groups, features)
         w = drawn(kernel_init, for_w, shape, dtype)
-        if dimension_numbers is not None:
-            to = specs(layout(dimension_numbers, w, w)).rhs_spec
-            n = len(kernel_size)
-            w = jnp.moveaxis(w, (n + 1, n, *range(n)), to)
+        w = _laid_out(w, dimension_numbers)
         b = drawn(bias_init, for_b, (features,), dtype) if use_bias else None
         return cls(w, b, groups=groups, dimension_numbers=dimension_numbers, **settings)
 
@@ -193,6 +186,122 @@ class Conv(Layer):
             activation=self.activation,
             precision=self.precision,
         )
+
+
+@layer
+class ConvTranspose(Layer):
+    """Transposed convolution, `conv_transpose`: ``activation(conv_transpose(x, w) + b)``.
+
+    Attributes:
+        w: (spatial..., channels, features), or with ``transpose_kernel`` (spatial..., features,
+            channels); unless ``dimension_numbers`` say otherwise.
+        b: (features,), or None.
+        strides: and all that follow: as `conv_transpose` has them.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> layer = nnops.ConvTranspose.init(jax.random.key(0), 3, 16, (3, 3), strides=2)
+        >>> layer(jnp.ones((1, 4, 4, 3))).shape
+        (1, 8, 8, 16)
+    """
+
+    w: Any
+    b: Any = None
+    strides: Any = setting(default=1, kw_only=True)
+    padding: Any = setting(default="SAME", kw_only=True)
+    output_padding: Any = setting(default=0, kw_only=True)
+    dilation: Any = setting(default=1, kw_only=True)
+    dimension_numbers: Any = setting(default=None, kw_only=True)
+    transpose_kernel: bool = setting(default=False, kw_only=True)
+    activation: Any = setting(default=None, kw_only=True)
+    precision: Any = setting(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """One form for each activation."""
+        value = to_activation(self.activation, "ConvTranspose")
+        object.__setattr__(self, "activation", value)
+
+    @classmethod
+    def init(
+        cls,
+        key: Any,
+        in_features: int,
+        features: int,
+        kernel_size: Sequence[int],
+        *,
+        use_bias: bool = True,
+        kernel_init: Any = initializers.lecun_normal(),  # noqa: B008 - it has no state
+        bias_init: Any = initializers.zeros,
+        dtype: Any = jnp.float32,
+        dimension_numbers: Any = None,
+        transpose_kernel: bool = False,
+        **settings: Any,
+    ) -> ConvTranspose:
+        """A layer with new parameters.
+
+        Args:
+            key: a random key.
+            in_features: channels of what the layer is given.
+            features: channels of what it gives.
+            kernel_size: of the window, one number for each spatial dimension.
+            use_bias: whether there is b.
+            kernel_init: of w in the layout (spatial..., channels, features), whatever
+                ``dimension_numbers`` and ``transpose_kernel`` say.
+            bias_init: of b.
+            dtype: of the parameters.
+            dimension_numbers: see `conv`.
+            transpose_kernel: see `conv_transpose`.
+            **settings: the layer's others.
+
+        Returns:
+            The layer.
+
+        Raises:
+            OpError: kernel_size is one number.
+        """
+        _check_kernel_size("ConvTranspose", kernel_size)
+        for_w, for_b = keys(key, 2)
+        w = drawn(kernel_init, for_w, (*kernel_size, in_features, features), dtype)
+        if transpose_kernel:
+            w = jnp.swapaxes(w, -1, -2)
+        w = _laid_out(w, dimension_numbers)
+        b = drawn(bias_init, for_b, (features,), dtype) if use_bias else None
+        own = {"dimension_numbers": dimension_numbers, "transpose_kernel": transpose_kernel}
+        return cls(w, b, **own, **settings)
+
+    def __call__(self, x: Any) -> jax.Array:
+        """``activation(conv_transpose(x, w) + b)``; see `conv_transpose`."""
+        return conv_transpose(
+            x,
+            self.w,
+            self.b,
+            strides=self.strides,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+            dimension_numbers=self.dimension_numbers,
+            transpose_kernel=self.transpose_kernel,
+            activation=self.activation,
+            precision=self.precision,
+        )
+
+
+def _check_kernel_size(layer: str, kernel_size: Any) -> None:
+    if not isinstance(kernel_size, Sequence):
+        raise OpError(
+            layer,
+            f"kernel_size is {kernel_size!r}",
+            mend="give one number for each spatial dimension, such as (3, 3)",
+        )
+
+
+def _laid_out(w: Any, dimension_numbers: Any) -> Any:
+    """A kernel (spatial..., channels, features) as ``dimension_numbers`` have it."""
+    if dimension_numbers is None:
+        return w
+    n = w.ndim - 2
+    return jnp.moveaxis(w, (n + 1, n, *range(n)), specs(layout(dimension_numbers, w, w)).rhs_spec)
 
 
 @layer

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jaxpress.nnops import initializers
 from jaxpress.nnops.batch_norm import batch_norm
 from jaxpress.nnops.batch_norm_train import batch_norm_train
-from jaxpress.nnops.group_norm import group_norm
+from jaxpress.nnops.group_norm import group_norm, instance_norm
 from jaxpress.nnops.layer_norm import layer_norm
 from jaxpress.nnops.layers.layer import Layer, buffer, drawn, keys, layer, setting
 from jaxpress.nnops.rms_norm import rms_norm
 
-__all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 
 def _affine(
@@ -295,3 +295,61 @@ class GroupNorm(Layer):
         return group_norm(
             x, self.scale, self.bias, groups=self.groups, axis=self.axis, epsilon=self.epsilon
         )
+
+
+@layer
+class InstanceNorm(Layer):
+    """Instance normalisation, `instance_norm`.
+
+    Attributes:
+        scale: (features,), or None.
+        bias: (features,), or None.
+        axis: x's feature axis; axis 0 counts the examples.
+        epsilon: added to the variance.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> nnops.InstanceNorm(epsilon=0.0)(jnp.array([[[1.0], [3.0]]])).ravel().tolist()
+        [-1.0, 1.0]
+    """
+
+    scale: Any = None
+    bias: Any = None
+    axis: int = setting(default=-1, kw_only=True)
+    epsilon: float = setting(default=1e-5, kw_only=True)
+
+    @classmethod
+    def init(
+        cls,
+        key: Any,
+        features: int,
+        *,
+        use_scale: bool = True,
+        use_bias: bool = True,
+        scale_init: Any = initializers.ones,
+        bias_init: Any = initializers.zeros,
+        dtype: Any = jnp.float32,
+        **settings: Any,
+    ) -> InstanceNorm:
+        """A layer with new parameters.
+
+        Args:
+            key: a random key; None will do unless an initializer draws.
+            features: of x.
+            use_scale: whether there is a scale.
+            use_bias: whether there is a bias.
+            scale_init: of the scale.
+            bias_init: of the bias.
+            dtype: of the parameters.
+            **settings: the layer's own.
+
+        Returns:
+            The layer.
+        """
+        affine = _affine(key, (features,), use_scale, use_bias, scale_init, bias_init, dtype)
+        return cls(*affine, **settings)
+
+    def __call__(self, x: Any) -> jax.Array:
+        """Normalises x; see `instance_norm`."""
+        return instance_norm(x, self.scale, self.bias, axis=self.axis, epsilon=self.epsilon)

@@ -12,8 +12,9 @@ from jaxpress.nnops.activation_spec import to_activation
 from jaxpress.nnops.gru import gru
 from jaxpress.nnops.layers.layer import Layer, drawn, keys, layer, setting
 from jaxpress.nnops.lstm import lstm
+from jaxpress.nnops.rnn import rnn
 
-__all__ = ["GRU", "LSTM"]
+__all__ = ["GRU", "LSTM", "RNN"]
 
 _ACTIVATIONS = ("activation", "gate_activation")
 
@@ -28,6 +29,8 @@ class _Recurrent(Layer):
     def __post_init__(self) -> None:
         """One form for each activation."""
         for name in _ACTIVATIONS:
+            if not hasattr(self, name):  # an RNN has no gates
+                continue
             value = to_activation(getattr(self, name), type(self).__name__)
             object.__setattr__(self, name, value)
 
@@ -207,4 +210,82 @@ class GRU(_Recurrent):
             reverse=self.reverse,
             activation=self.activation,
             gate_activation=self.gate_activation,
+        )
+
+
+@layer
+class RNN(_Recurrent):
+    """Simple recurrent network, `rnn`. In a `Sequential`, the output alone goes on.
+
+    Attributes:
+        w_ih: (in, features).
+        w_hh: (features, features).
+        b: (features,), or None.
+        reverse: from the last step to the first.
+        activation: of the state, such as ``"tanh"`` or ``"relu"``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxpress import nnops
+        >>> y, h = nnops.RNN.init(jax.random.key(0), 3, 5)(jnp.ones((2, 7, 3)))
+        >>> y.shape, h.shape
+        ((2, 7, 5), (2, 5))
+    """
+
+    w_ih: Any
+    w_hh: Any
+    b: Any = None
+    reverse: bool = setting(default=False, kw_only=True)
+    activation: Any = setting(default="tanh", kw_only=True)
+
+    @classmethod
+    def init(
+        cls,
+        key: Any,
+        in_features: int,
+        features: int,
+        *,
+        use_bias: bool = True,
+        kernel_init: Any = initializers.lecun_normal(),  # noqa: B008 - it has no state
+        recurrent_init: Any = initializers.orthogonal(),  # noqa: B008
+        bias_init: Any = initializers.zeros,
+        dtype: Any = jnp.float32,
+        **settings: Any,
+    ) -> RNN:
+        """A layer with new parameters.
+
+        Args:
+            key: a random key.
+            in_features: of x.
+            features: of the state.
+            use_bias: whether there is b.
+            kernel_init: of w_ih.
+            recurrent_init: of w_hh.
+            bias_init: of b.
+            dtype: of the parameters.
+            **settings: the layer's own.
+
+        Returns:
+            The layer.
+        """
+        for_x, for_h, for_b = keys(key, 3)
+        w_ih = drawn(kernel_init, for_x, (in_features, features), dtype)
+        w_hh = drawn(recurrent_init, for_h, (features, features), dtype)
+        b = drawn(bias_init, for_b, (features,), dtype) if use_bias else None
+        return cls(w_ih, w_hh, b, **settings)
+
+    def __call__(
+        self, x: Any, h0: Any = None, *, lengths: Any = None, mask: Any = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """``(y, h)``; see `rnn`."""
+        return rnn(
+            x,
+            h0,
+            self.w_ih,
+            self.w_hh,
+            self.b,
+            lengths=lengths,
+            mask=mask,
+            reverse=self.reverse,
+            activation=self.activation,
         )

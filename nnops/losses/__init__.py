@@ -10,7 +10,12 @@ from jaxpress.nnops.losses.cross_entropy import (
     softmax_cross_entropy,
 )
 from jaxpress.nnops.losses.ctc import ctc_loss
-from jaxpress.nnops.losses.regression import huber, mean_absolute_error, mean_squared_error
+from jaxpress.nnops.losses.regression import (
+    huber,
+    huber_loss,
+    mean_absolute_error,
+    mean_squared_error,
+)
 from jaxpress.nnops.losses.similarity import cosine_distance, cosine_similarity, kl_divergence
 
 __all__ = [
@@ -19,6 +24,7 @@ __all__ = [
     "cosine_similarity",
     "ctc_loss",
     "huber",
+    "huber_loss",
     "kl_divergence",
     "mean_absolute_error",
     "mean_squared_error",

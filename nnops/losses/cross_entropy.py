@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.activation_spec import static_value
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 from jaxpress.nnops.softmax import axes_from_end
@@ -104,6 +105,7 @@ _SOFTMAX = define_loss(
 )
 
 
+@eagerly_jitted
 def softmax_cross_entropy(
     logits: Any,
     labels: Any,
@@ -193,6 +195,7 @@ _BINARY = define_loss(
 )
 
 
+@eagerly_jitted
 def binary_cross_entropy(
     logits: Any,
     labels: Any,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 
@@ -102,6 +103,7 @@ _CTC = define_loss(
 )
 
 
+@eagerly_jitted
 def ctc_loss(
     logits: Any,
     labels: Any,

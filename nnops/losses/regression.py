@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxpress.nnops.activation_spec import static_value
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 from jaxpress.nnops.opdef import OpDef
 
-__all__ = ["huber", "mean_absolute_error", "mean_squared_error"]
+__all__ = ["huber", "huber_loss", "mean_absolute_error", "mean_squared_error"]
 
 
 def _define(name: str, of_error: Any, **kwargs: Any) -> OpDef:
@@ -50,6 +51,7 @@ _ABSOLUTE = _define("mean_absolute_error", jnp.abs)
 _HUBER = _define("huber", _huber_losses, defaults={"delta": 1.0}, normalize=_normalize_huber)
 
 
+@eagerly_jitted
 def mean_squared_error(
     predictions: Any,
     targets: Any,
@@ -89,6 +91,7 @@ def mean_squared_error(
     return call_loss(_SQUARED, operands, reduction=reduction)
 
 
+@eagerly_jitted
 def mean_absolute_error(
     predictions: Any,
     targets: Any,
@@ -128,6 +131,7 @@ def mean_absolute_error(
     return call_loss(_ABSOLUTE, operands, reduction=reduction)
 
 
+@eagerly_jitted
 def huber(
     predictions: Any,
     targets: Any,
@@ -168,3 +172,7 @@ def huber(
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
     return call_loss(_HUBER, operands, delta=delta, reduction=reduction)
+
+
+# What optax and PyTorch call it.
+huber_loss = huber

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.activation_spec import static_value
+from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 from jaxpress.nnops.opdef import OpDef
@@ -99,6 +100,7 @@ def _call(op: OpDef, operands: dict[str, Any], axis: int, **params: Any) -> Any:
     return call_loss(op, operands, axis=axes_from_end(op.name, x, operator.index(axis)), **params)
 
 
+@eagerly_jitted
 def kl_divergence(
     log_predictions: Any,
     targets: Any,
@@ -149,6 +151,7 @@ def kl_divergence(
     return _call(_KL, operands, axis, log_targets=log_targets, reduction=reduction)
 
 
+@eagerly_jitted
 def cosine_similarity(
     predictions: Any,
     targets: Any,
@@ -192,6 +195,7 @@ def cosine_similarity(
     return _call(_SIMILARITY, operands, axis, epsilon=epsilon, reduction=reduction)
 
 
+@eagerly_jitted
 def cosine_distance(
     predictions: Any,
     targets: Any,

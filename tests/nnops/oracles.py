@@ -202,10 +202,13 @@ def _rotary(x: Any, cos: Any, sin: Any) -> Any:
     return jnp.concatenate([first.real, second.imag], -1)
 
 
+# Not jax.nn's, whose softmax is in float32 even where all else is in float64.
 oracle(
     "dot_product_attention",
-    "jax.nn.dot_product_attention",
-    lambda q, k, v, b, m: jax.nn.dot_product_attention(q, k, v, b, m, is_causal=True),
+    "flax.linen.dot_product_attention",
+    lambda q, k, v, b, m: linen.dot_product_attention(
+        *(q, jnp.repeat(k, 2, -2), jnp.repeat(v, 2, -2), b), m & jnp.tri(3, dtype=bool)
+    ),
 )
 oracle("rotary_embedding", "jax.numpy, complex numbers", _rotary)
 oracle(

@@ -1,18 +1,124 @@
 """Ops called outside of any trace."""
 
+import inspect
+import sys
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxpress import nnops
+from jaxpress.nnops import eager, errors
 from jaxpress.nnops.eager import eagerly_jitted
+from samples import SAMPLES
+
+# Public functions that are no op, read their operands' values, call several ops in turn, or decide
+# whether there is anything to be done before one is called.
+OTHERS = {
+    *("activation_entries", "activation_names", "to_activation", "composites", "define"),
+    *("registry", "trainable", "recurrent_from", "recurrent_to", "init_kv_cache", "identity"),
+    *("kv_cache_attention", "pack_sequences", "pad_sequences", "unpack_sequences"),
+    *(
+        "sequence_mask",
+        "dropout",
+        "drop_path",
+        "stochastic_depth",
+        "bidirectional",
+        "recurrent_layers",
+    ),
+}
+FUNCTIONS = {n: getattr(nnops, n) for n in nnops.__all__ if inspect.isfunction(getattr(nnops, n))}
+
+
+def _python_run_by(call):
+    """Files and names of the functions in Python that a call runs, but for those of this file."""
+    seen = set()
+
+    def watch(frame, event, _):
+        if event == "call" and frame.f_code.co_filename != __file__:
+            seen.add((frame.f_code.co_filename, frame.f_code.co_name))
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+def _runs_the_op(call):
+    folder = eager.__file__.removesuffix("eager.py")
+    return {
+        (file, name)
+        for file, name in _python_run_by(call)
+        if file.startswith(folder) and file not in (eager.__file__, errors.__file__)
+    }
+
+
+def test_every_public_op_is_dispatched_as_a_whole():
+    assert {n for n, f in FUNCTIONS.items() if not hasattr(f, "eagerly_jitted")} == OTHERS
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_second_call_runs_no_python_of_the_op(name):
+    sample = SAMPLES[name]
+    arrays = sample.arrays()
+    as_numpy = [np.asarray(a) if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+                for a in arrays]  # fmt: skip
+    for args in (arrays, as_numpy):
+        call = lambda args=args: sample.call(*args)  # noqa: E731
+        call()
+        # They decide whether there is anything to be done.
+        assert {n for _, n in _runs_the_op(call)} <= {"sequence_mask", "dropout"}
+
+
+X = jnp.ones((1, 4, 4, 2))
+V = jnp.ones(2)
+RELU = nnops.to_activation("relu")
+DENSE = nnops.Dense(jnp.ones((2, 2)), V, activation="relu")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: nnops.max_pool(X, (2, 2), (2, 2)),
+        lambda: nnops.avg_pool(X, [2, 2], 2, [(1, 1), (0, 0)], count_include_pad=False),
+        lambda: nnops.conv(x=X, w=jnp.ones((1, 1, 2, 2)), b=None, padding=[(0, 1), (0, 0)]),
+        lambda: nnops.dense(X, jnp.ones((2, 2)), None, X, activation=("celu", {"alpha": 2.0})),
+        lambda: nnops.dense(X, jnp.ones((2, 2)), activation=RELU),
+        lambda: nnops.logsumexp(X, -1, b=X, where=X > 0),
+        lambda: nnops.layer_norm(X, None, V, axis=[-1], dtype=jnp.bfloat16),
+        lambda: nnops.rnn(X[0], None, jnp.ones((2, 2)), jnp.ones((2, 2)), lengths=np.arange(4)),
+        lambda: nnops.multi_head_attention(
+            X[0], None, None, *[jnp.ones((2, 1, 2))] * 3, jnp.ones((1, 2, 2)), scale=0.5, mask=None
+        ),
+        lambda: nnops.dropout(X, jax.random.PRNGKey(0), rate=0.5, broadcast_dims=[0]),
+        lambda: nnops.softmax_cross_entropy(X, X, weights=X[..., 0], reduction="mean"),
+        lambda: nnops.one_hot(np.int32(1), 3),
+        lambda: DENSE(X),
+        lambda: nnops.sequence_mask(jnp.arange(3), 3),
+        lambda: nnops.combine_masks(X > 0, None, X > 1),
+    ],
+)
+def test_every_way_to_give_operands_and_settings_is_worked_out_once(call):
+    want = call()
+    call()
+    ran = _runs_the_op(call)
+    assert {n for _, n in ran} <= {"sequence_mask", "dropout", "__call__"}
+    with jax.disable_jit():
+        for a, b in zip(jax.tree.leaves(call()), jax.tree.leaves(want), strict=True):
+            assert (a.dtype, a.weak_type) == (b.dtype, b.weak_type)
+            np.testing.assert_allclose(a.astype("float32"), b.astype("float32"), rtol=1e-6)
 
 
 def test_a_kind_of_call_is_worked_out_once():
     runs = []
 
     @eagerly_jitted
-    def twice(x, *, times=2):
+    def twice(x, *, times: float = 2):
         runs.append(times)
         return x * times
 
@@ -20,18 +126,67 @@ def test_a_kind_of_call_is_worked_out_once():
     for times in (2, 2, 2.0, 2.0):
         assert twice(x, times=times).tolist() == [2, 2, 2]
     assert list(map(type, runs)) == [int, float]
+    # An array where a setting belongs is for the function itself to judge.
     twice(x, times=jnp.ones(3))
-    assert len(runs) == 3
+    twice(x, times=jnp.ones(3))
+    assert len(runs) == 4
+
+
+def test_a_number_is_an_operand_and_no_part_of_the_program():
+    runs = []
+
+    @eagerly_jitted
+    def add(x: Any, y: Any, *, weights: Any = None, times: float = 1.0):
+        runs.append(None)
+        return x + y
+
+    x = jnp.ones(3)
+    for args, kwargs in [
+        ((2.0, x), {}),
+        ((x, 2), {}),
+        ((1j, x), {}),
+        ((x, x), {"weights": 2.0}),
+    ]:
+        before = len(runs)
+        add(*args, **kwargs), add(*args, **kwargs)
+        assert len(runs) == before + 2
+
+
+def test_what_outlived_its_trace_or_cannot_be_a_setting_is_left_to_the_function():
+    kept = []
+
+    @eagerly_jitted
+    def given(x: Any, setting: str = ""):
+        return setting
+
+    for setting in (object(), {1}, [object()], jnp.ones(3), np.float32(1)):
+        assert given(jnp.ones(3), setting) is setting
+    jax.make_jaxpr(lambda x: kept.append(x) or x)(1.0)
+    assert eagerly_jitted(lambda x: x is kept[0])(kept[0]) is True
 
 
 def test_a_graph_holds_the_op_and_no_jit_around_it():
-    x, w = jnp.ones((2, 3)), jnp.ones((3, 4))
-    nnops.dense(x, w)
-    for args in ((), (1.0,)):
-        jaxpr = jax.make_jaxpr(lambda *_: nnops.dense(x, w))(*args)
-        assert [e.primitive.name for e in jaxpr.eqns] == ["dense"]
+    for name, sample in SAMPLES.items():
+        arrays = sample.arrays()
+        sample.call(*arrays)
+        jaxpr = jax.make_jaxpr(lambda call=sample.call, arrays=arrays: call(*arrays))()
+        assert name in [e.primitive.name for e in jaxpr.eqns]
+        assert not {"jit", "pjit"} & {e.primitive.name for e in jaxpr.eqns} - {name}, name
 
 
 def test_errors_are_the_same():
-    with pytest.raises(nnops.OpError, match=r"dense.*\(3,\)"):
-        nnops.dense(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(3))
+    wrong = [
+        (nnops.dense, (jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(3)), {}),
+        (nnops.max_pool, (X, (9, 9, 9)), {}),
+        (nnops.dropout, (X, None), {"rate": 0.5}),
+        (nnops.leaky_relu, (X, "steep"), {}),
+        (nnops.softmax, (X, 7), {}),
+        (nnops.softmax, (), {}),
+        (nnops.relu, (X,), {"slope": 1}),
+    ]
+    for f, args, kwargs in wrong:
+        with pytest.raises((nnops.OpError, TypeError)) as got:
+            f(*args, **kwargs)
+        with pytest.raises(type(got.value)) as want:
+            inspect.unwrap(f)(*args, **kwargs)
+        assert (type(got.value), str(got.value)) == (type(want.value), str(want.value))

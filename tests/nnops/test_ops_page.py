@@ -29,14 +29,15 @@ def test_every_op_has_an_oracle_and_a_row(generate):
     # A page of large errors would be one of wrong ops.
     for errors in stated.values():
         assert errors["float32"] < 1e-6 and errors.get("gradient", 0) < 3e-6
-        assert errors["bfloat16"] < 3e-2
+        assert errors["float64"] < 2e-15
+        assert errors["float16"] < 4e-3 and errors["bfloat16"] < 3e-2
 
 
 @pytest.mark.slow
 def test_no_op_is_worse_than_the_page_says(generate):
     stated, measured = generate.stated(generate.PAGE.read_text()), generate.measure()
     # Other versions of XLA round elsewhere: by an ulp or two of the dtype.
-    least = {"float32": 4e-7, "gradient": 1e-6, "bfloat16": 8e-3}
+    least = {"float32": 4e-7, "gradient": 1e-6, "float64": 1e-15, "float16": 1e-3, "bfloat16": 8e-3}
     worse = {
         (name, column): (error, stated[name][column])
         for name, errors in measured.items()

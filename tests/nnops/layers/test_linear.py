@@ -57,6 +57,29 @@ def test_transposed_conv():
     np.testing.assert_allclose(ours(X), want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_conv_transpose(turned):
+    settings = {"strides": (2, 1), "padding": "VALID"}
+    drawn = nnops.initializers.normal(1.0)
+    ours = nnops.ConvTranspose.init(
+        KEY, 4, 6, (3, 2), bias_init=drawn, transpose_kernel=turned, **settings
+    )
+    theirs = linen.ConvTranspose(6, (3, 2), transpose_kernel=turned, **settings)
+    want = theirs.apply({"params": {"kernel": ours.w, "bias": ours.b}}, X)
+    np.testing.assert_allclose(ours(X), want, rtol=1e-5, atol=1e-5)
+    first = nnops.ConvTranspose.init(
+        *(KEY, 4, 6, (3, 2)),
+        bias_init=drawn,
+        transpose_kernel=turned,
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        **settings,
+    )
+    got = jnp.moveaxis(first(jnp.moveaxis(X, -1, 1)), 1, -1)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(nnops.OpError, match=r"ConvTranspose.*kernel_size is 3"):
+        nnops.ConvTranspose.init(KEY, 4, 6, 3)
+
+
 def test_embedding():
     ours = nnops.Embedding.init(KEY, 50, 16)
     theirs = linen.Embed(50, 16)

@@ -56,8 +56,9 @@ def test_batch_norm(training, use):
             lambda: nnops.GroupNorm.init(KEY, 4, groups=2, **DRAWN),
             linen.GroupNorm(num_groups=2, epsilon=1e-5),
         ),
+        (lambda: nnops.InstanceNorm.init(KEY, 4, **DRAWN), linen.InstanceNorm(epsilon=1e-5)),
     ],
-    ids=["layer", "layer over two axes", "rms", "group"],
+    ids=["layer", "layer over two axes", "rms", "group", "instance"],
 )
 def test_others(make, theirs):
     ours = make()
@@ -66,7 +67,12 @@ def test_others(make, theirs):
 
 
 def test_no_parameters():
-    for norm in (nnops.LayerNorm(), nnops.RMSNorm(), nnops.GroupNorm(groups=2)):
+    for norm in (
+        nnops.LayerNorm(),
+        nnops.RMSNorm(),
+        nnops.GroupNorm(groups=2),
+        nnops.InstanceNorm(),
+    ):
         assert jax.tree.leaves(norm) == []
         assert norm(X).shape == X.shape
     assert jnp.allclose(nnops.LayerNorm()(X).mean(-1), 0, atol=1e-5)

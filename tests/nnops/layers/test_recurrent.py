@@ -49,6 +49,28 @@ def test_gru():
     assert bare.b is None and bare.b_hh is None
 
 
+def test_rnn():
+    ours = nnops.RNN.init(KEY, 3, 5, bias_init=nnops.initializers.normal(1.0))
+    params = {"i": {"kernel": ours.w_ih, "bias": ours.b}, "h": {"kernel": ours.w_hh}}
+    want_h, want = linen.RNN(linen.SimpleCell(5), return_carry=True).apply(
+        {"params": {"cell": params}}, X
+    )
+    for got, wanted in zip(ours(X), (want, want_h), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours.w_hh @ ours.w_hh.T, np.eye(5), atol=1e-5)
+    bare = nnops.RNN.init(KEY, 3, 5, use_bias=False, reverse=True, activation="relu")
+    lengths = jnp.array([4, 2])
+    got = bare(X, jnp.ones((2, 5)), lengths=lengths)
+    want = nnops.rnn(
+        *(X, jnp.ones((2, 5)), bare.w_ih, bare.w_hh),
+        lengths=lengths,
+        reverse=True,
+        activation="relu",
+    )
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_array_equal(g, w)
+
+
 def test_in_a_chain_the_output_goes_on():
     lstm, dense = nnops.LSTM.init(KEY, 3, 5), nnops.Dense.init(KEY, 5, 2)
     np.testing.assert_array_equal(nnops.Sequential([lstm, dense])(X), dense(lstm(X)[0]))
