@@ -25,6 +25,7 @@ from jaxpress.nnops.kernels.grouped_split import GROUPED_SPLIT
 from jaxpress.nnops.kernels.patches_dot import PATCHES_DOT
 from jaxpress.nnops.kernels.planes import PLANES
 from jaxpress.nnops.kernels.pointwise_dot import POINTWISE_DOT
+from jaxpress.nnops.kernels.tiles_dot import TILES_DOT
 
 __all__ = ["conv"]
 
@@ -76,7 +77,7 @@ _CONV = define_fused(
         "precision": None,
         "preferred_element_type": None,
     },
-    kernels=(DEPTHWISE_SHIFTED, POINTWISE_DOT, GROUPED_SPLIT, PLANES, PATCHES_DOT),
+    kernels=(DEPTHWISE_SHIFTED, POINTWISE_DOT, TILES_DOT, GROUPED_SPLIT, PLANES, PATCHES_DOT),
     normalize=_normalize,
     check=check_operands,
     features_axis=lambda params: specs(params["dimension_numbers"]).out_spec[1],

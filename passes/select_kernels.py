@@ -21,7 +21,14 @@ __all__ = ["KERNEL_PREFERENCES", "select_kernels"]
 # tuned convolutions of their own, and keep the reference.
 KERNEL_PREFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {
-        "conv": ("depthwise_shifted", "pointwise_dot", "grouped_split", "planes", "patches_dot"),
+        "conv": (
+            "depthwise_shifted",
+            "pointwise_dot",
+            "tiles_dot",
+            "grouped_split",
+            "planes",
+            "patches_dot",
+        ),
         "avg_pool": ("shifted", "separable"),
         "max_pool": ("shifted", "separable"),
     },
@@ -133,7 +140,7 @@ def _suits(node: Node, kernel: str) -> bool:
         w == 1 or w == n for w, n in zip(window, node.inputs[0].shape, strict=True)
     ):
         return False  # a window over everything is a plain reduction
-    if kernel == "pointwise_dot" and _positions(node) <= 1:
+    if kernel in ("pointwise_dot", "tiles_dot") and _positions(node) <= 1:
         # XLA compiles a product with one row into a loop of its own, ten milliseconds each, which
         # is no faster than the convolution that it calls.
         return False
@@ -155,16 +162,17 @@ def _is_small(node: Node) -> bool:
         return False
     if image < _taps(node):
         return weights >= FEW_WEIGHTS
-    y = node.output
-    positions = _size(y.shape[i] for i in (numbers.out_spec[0], *numbers.out_spec[2:]))
-    return positions <= FEW_POSITIONS and weights >= MANY_WEIGHTS
+    return _positions(node) <= FEW_POSITIONS and weights >= MANY_WEIGHTS
 
 
 def _positions(node: Node) -> float:
-    """At how many places, batch included, a convolution of size 1 is computed."""
-    x = node.inputs[0]
-    channels = specs(node.params["dimension_numbers"]).lhs_spec[1]
-    return _size(n for i, n in enumerate(x.shape) if i != channels)
+    """At how many places a kernel stands that does not overlap itself, batch included."""
+    numbers = specs(node.params["dimension_numbers"])
+    if node.params["transposed"]:
+        shape, channels = node.inputs[0].shape, numbers.lhs_spec[1]
+    else:
+        shape, channels = node.output.shape, numbers.out_spec[1]
+    return _size(n for i, n in enumerate(shape) if i != channels)
 
 
 def _size(shape: Iterable[Any]) -> float:

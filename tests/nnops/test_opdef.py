@@ -91,6 +91,7 @@ def test_fitting_kernels_look_through_mapped_axes():
     assert op.fitting_kernels([v.aval for v in eqn.invars], eqn.params) == (
         "reference",
         "pointwise_dot",
+        "tiles_dot",
         "patches_dot",
     )
     x, w = jnp.ones((7, 1, 5, 5, 3)), jnp.ones((2, 3, 3, 1, 3, 7))

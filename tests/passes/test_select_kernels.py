@@ -37,6 +37,10 @@ CASES = {
     "many positions": (
         lambda x: nnops.conv(x.repeat(64, -1), array(5, 5, 256, 84)), "reference",
     ),
+    "tiles": (lambda x: nnops.conv(x, FULL, strides=3), "tiles_dot"),
+    "tiles, padded": (lambda x: nnops.conv(x, FULL, strides=3, padding=1), "reference"),
+    "one tile": (lambda x: nnops.conv(x[:1, :3, :3], FULL, strides=3), "reference"),
+    "tiles upwards": (lambda x: nnops.conv(x, FULL, strides=3, transposed=True), "tiles_dot"),
     "planes": (lambda x: nnops.conv(x[None], array(3, 3, 3, 4, 2)), "planes"),
     "transposed": (lambda x: nnops.conv(x, FULL, strides=2, transposed=True), "reference"),
     "average": (lambda x: nnops.avg_pool(x, 3, 1, padding="SAME"), "shifted"),

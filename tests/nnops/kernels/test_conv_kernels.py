@@ -1,4 +1,4 @@
-"""The kernels grouped_split, planes and patches_dot against conv's reference."""
+"""The kernels grouped_split, planes, patches_dot and tiles_dot against conv's reference."""
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,38 @@ CASES = {
         {"dimension_numbers": ("WNCH", "HIOW", "CHNW"), "padding": ((1, 2), (-1, 1))},
     ),
     "patches, 3 dimensions": ("patches_dot", (1, 2, 3, 2, 4), (3, 2, 3, 4, 5), {}),
+    "tiles": ("tiles_dot", (2, 4, 6, 3), (2, 3, 3, 5), {"strides": (2, 3)}),
+    "tiles with a rest": ("tiles_dot", (1, 7, 3), (2, 3, 4), {"strides": 2, "padding": "VALID"}),
+    "tiles of NCHW": (
+        "tiles_dot",
+        (2, 3, 4, 6),
+        (5, 3, 2, 3),
+        {"dimension_numbers": ("NCHW", "OIHW", "NHWC"), "strides": (2, 3)},
+    ),
+    "tiles in strange orders": (
+        "tiles_dot",
+        (6, 3, 2, 4),
+        (2, 5, 3, 3),
+        {"dimension_numbers": ("WCNH", "HOIW", "CHNW"), "strides": (2, 3)},
+    ),
+    "tiles upwards": (
+        "tiles_dot",
+        (2, 3, 4, 3),
+        (2, 3, 3, 5),
+        {"strides": (2, 3), "transposed": True},
+    ),
+    "tiles upwards, 3 dimensions": (
+        "tiles_dot",
+        (1, 2, 3, 2, 3),
+        (2, 2, 2, 3, 4),
+        {"strides": 2, "transposed": True, "padding": "VALID"},
+    ),
+    "tiles upwards in strange orders": (
+        "tiles_dot",
+        (4, 3, 2, 3),
+        (2, 5, 3, 3),
+        {"dimension_numbers": ("WCNH", "HOIW", "CHNW"), "strides": (2, 3), "transposed": True},
+    ),
 }  # fmt: skip
 
 
@@ -91,7 +123,9 @@ def test_values_and_gradients_are_those_of_the_reference(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["two groups", "many channels", "small image"])
+@pytest.mark.parametrize(
+    "name", ["two groups", "many channels", "small image", "tiles", "tiles upwards"]
+)
 def test_what_is_not_finite_stays_where_it_is(name):
     kernel, x, w, params = CASES[name]
     x, w = _rng(*x), _rng(*w, seed=1)
@@ -102,7 +136,9 @@ def test_what_is_not_finite_stays_where_it_is(name):
         np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
 
 
-@pytest.mark.parametrize("name", ["two groups", "few channels", "many channels", "small image"])
+@pytest.mark.parametrize(
+    "name", ["two groups", "few channels", "many channels", "small image", "tiles"]
+)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int32", "complex64"])
 def test_other_dtypes(name, dtype):
     kernel, x, w, params = CASES[name]
@@ -119,7 +155,9 @@ def test_other_dtypes(name, dtype):
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["two groups", "planes of NCDHW", "patches of NCHW"])
+@pytest.mark.parametrize(
+    "name", ["two groups", "planes of NCDHW", "patches of NCHW", "tiles", "tiles upwards"]
+)
 def test_behaves_under_every_transformation(name, agree):
     kernel, x, w, params = CASES[name]
     agree(_with(kernel, params), _with("reference", params), x, w)
