@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxpress.capture.compat import under_trace
+from jaxpress.capture.compat import is_tracer, under_trace
 from jaxpress.nnops.activation_spec import Activation
 from jaxpress.nnops.errors import OpError, explained
 
@@ -137,7 +137,7 @@ _ARRAYS: dict[type, bool] = {}
 def _is_array(value: Any, which: type) -> bool:
     known = _ARRAYS.get(which)
     if known is None:
-        if isinstance(value, jax.core.Tracer):  # one that outlived its trace
+        if is_tracer(value):  # one that outlived its trace
             raise _Unknown
         known = isinstance(value, np.ndarray | np.generic | jax.Array)
         if known:

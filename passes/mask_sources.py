@@ -98,8 +98,8 @@ class GivenMasks(MaskSource):
 
             def move(*masks: Any) -> Any:
                 dtype = jnp.result_type(*masks)
-                masks = [lax.convert_element_type(mask, dtype) for mask in masks]
-                return compat.bind(maker.primitive, masks, maker.params)[place]
+                alike = [lax.convert_element_type(mask, dtype) for mask in masks]
+                return compat.bind(maker.primitive, alike, maker.params)[place]
 
             return emit(move, *inner)
         if value not in scope.given:
