@@ -304,9 +304,8 @@ def test_a_chain_of_numbers_is_no_more_work_than_other_chains() -> None:
 
     inference(chain(200))
     graph = chain(300)
-    # The lesser of two: JAX may look up again what another test has had it forget.
-    calls = min(calls_of(lambda: inference(graph)) for _ in range(2))
-    assert calls < 2000 * len(graph.nodes)
+    # Some 1,500 calls an equation, or 2,300 where other tests ran before; such walks made it 8,600.
+    assert calls_of(lambda: inference(graph)) < 4000 * len(graph.nodes)
 
 
 def small(name, *operations):
