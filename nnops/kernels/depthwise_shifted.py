@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.conv_geometry import specs
-from jaxpress.nnops.kernels.windows import shifted_slices, window_positions
+from jaxpress.nnops.kernels.windows import conv_windows, shifted_slices, taps_in_order
 from jaxpress.nnops.opdef import Kernel
 
 __all__ = ["DEPTHWISE_SHIFTED", "depthwise_shifted"]
@@ -48,27 +48,13 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     out_dtype = params["preferred_element_type"] or x.dtype
     sum_dtype = jnp.promote_types(out_dtype, jnp.float32)
     multiplier = w.shape[features] // x.shape[channels]
-
-    # One entry per axis of x: taps only along the spatial ones.
-    def along(spatial: Any, other: Any) -> list[Any]:
-        full = [other] * x.ndim
-        for axis, value in zip(lhs[2:], spatial, strict=True):
-            full[axis] = value
-        return full
-
-    window = along([w.shape[i] for i in rhs[2:]], 1)
-    strides, dilation = along(params["strides"], 1), along(params["dilation"], 1)
-    pads = along(params["padding"], (0, 0))
-    counts = [
-        window_positions(*of) for of in zip(x.shape, window, strides, dilation, pads, strict=True)
-    ]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in pads])
+    padded, sliding = conv_windows(x, w, params)
+    counts = sliding[-1]
     # Without the barrier XLA sees that the middle tap reads x itself, and computes what made x
     # (an activation, mostly) a second time for it.
     padded = lax.optimization_barrier(padded)
     # (taps, features): rows of the kernel, in the order in which the slices come.
-    order = sorted(range(len(lhs) - 2), key=lambda i: lhs[2 + i])
-    rows = lax.transpose(w, [*(rhs[2 + i] for i in order), features, rhs[1]])
+    rows = lax.transpose(w, [*taps_in_order(numbers), features, rhs[1]])
     rows = rows.reshape(-1, w.shape[features]).astype(sum_dtype)
     total = None
     # Few equations a tap: a network has hundreds of taps, and each is traced, lowered and compiled.
@@ -77,8 +63,7 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     row_shape = (x.shape[channels], multiplier) if split else (w.shape[features],)
     row_axes = (channels, channels + 1) if split else (channels,)
     seen_axes = [i + (split and i > channels) for i in range(x.ndim)]
-    slices = shifted_slices(padded, window, strides, dilation, counts)
-    for tap, seen in enumerate(slices):
+    for tap, seen in enumerate(shifted_slices(padded, *sliding)):
         row = lax.slice_in_dim(rows, tap, tap + 1).reshape(row_shape)
         seen = lax.convert_element_type(seen, sum_dtype)
         if split:

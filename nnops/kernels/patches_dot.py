@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxpress.nnops.conv_core import from_features_last
 from jaxpress.nnops.conv_geometry import specs
-from jaxpress.nnops.kernels.windows import shifted_slices, window_positions
+from jaxpress.nnops.kernels.windows import conv_windows, shifted_slices, taps_in_order
 from jaxpress.nnops.opdef import Kernel
 
 __all__ = ["PATCHES_DOT", "patches_dot"]
@@ -44,27 +44,10 @@ def patches_dot(x: Any, w: Any, **params: Any) -> Any:
     """
     numbers = specs(params["dimension_numbers"])
     lhs, rhs = numbers.lhs_spec, numbers.rhs_spec
-
-    # One entry per axis of x: taps only along the spatial ones.
-    def along(spatial: Any, other: Any) -> list[Any]:
-        full = [other] * x.ndim
-        for axis, value in zip(lhs[2:], spatial, strict=True):
-            full[axis] = value
-        return full
-
-    window = along([w.shape[i] for i in rhs[2:]], 1)
-    strides, dilation = along(params["strides"], 1), along(params["dilation"], 1)
-    pads = along(params["padding"], (0, 0))
-    counts = [
-        window_positions(*of) for of in zip(x.shape, window, strides, dilation, pads, strict=True)
-    ]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in pads])
-    patches = lax.concatenate(
-        list(shifted_slices(padded, window, strides, dilation, counts)), lhs[1]
-    )
+    padded, sliding = conv_windows(x, w, params)
+    patches = lax.concatenate(list(shifted_slices(padded, *sliding)), lhs[1])
     # The rows of the matrix are taps in the order of the slices, and for each tap the channels.
-    order = sorted(range(len(lhs) - 2), key=lambda i: lhs[2 + i])
-    matrix = lax.transpose(w, [*(rhs[2 + i] for i in order), rhs[1], rhs[0]])
+    matrix = lax.transpose(w, [*taps_in_order(numbers), rhs[1], rhs[0]])
     y = lax.dot_general(
         patches,
         matrix.reshape(-1, w.shape[rhs[0]]),

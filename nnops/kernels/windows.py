@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax import core, lax
 
-__all__ = ["shifted_slices", "window_positions"]
+from jaxpress.nnops.conv_geometry import specs
+
+__all__ = ["conv_windows", "shifted_slices", "taps_in_order", "window_positions"]
 
 
 def window_positions(size: Any, window: int, stride: int, dilation: int, pair: Any) -> Any:
@@ -44,3 +47,39 @@ def shifted_slices(
             s + (n - 1) * step + 1 for s, n, step in zip(starts, counts, strides, strict=True)
         ]
         yield lax.slice(x, starts, limits, strides)
+
+
+def conv_windows(x: Any, w: Any, params: Mapping[str, Any]) -> tuple[Any, tuple[list[Any], ...]]:
+    """The padded input of a convolution that is not transposed, and how its kernel slides.
+
+    Args:
+        x: the input.
+        w: the kernel.
+        params: conv's static parameters.
+
+    Returns:
+        The padded array, and what `shifted_slices` takes besides: the counts of positions are last.
+    """
+    numbers = specs(params["dimension_numbers"])
+
+    # One entry per axis of x: taps only along the spatial ones.
+    def along(spatial: Any, other: Any) -> list[Any]:
+        full = [other] * x.ndim
+        for axis, value in zip(numbers.lhs_spec[2:], spatial, strict=True):
+            full[axis] = value
+        return full
+
+    window = along([w.shape[i] for i in numbers.rhs_spec[2:]], 1)
+    strides, dilation = along(params["strides"], 1), along(params["dilation"], 1)
+    pads = along(params["padding"], (0, 0))
+    counts = [
+        window_positions(*of) for of in zip(x.shape, window, strides, dilation, pads, strict=True)
+    ]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in pads])
+    return padded, (window, strides, dilation, counts)
+
+
+def taps_in_order(numbers: lax.ConvDimensionNumbers) -> list[int]:
+    """The kernel's spatial axes, in the order in which `shifted_slices` goes along x's."""
+    order = sorted(range(len(numbers.lhs_spec) - 2), key=lambda i: numbers.lhs_spec[2 + i])
+    return [numbers.rhs_spec[2 + i] for i in order]

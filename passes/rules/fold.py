@@ -246,17 +246,21 @@ def _vector(match: Match, base: Any) -> Any:
     return vector if vector.shape == bias_shape(linear) else lax.reshape(vector, bias_shape(linear))
 
 
+def scaled(linear: Node, operands: dict[str, Any], scale: Any) -> dict[str, Any]:
+    """A linear op's operands so that its result comes times ``scale``, of its bias's shape."""
+    out = {**operands, "w": scale_outputs(linear, operands["w"], scale)}
+    if operands.get("b") is not None:
+        b = lax.mul(as_type(operands["b"], work_dtype(linear)), scale)
+        out["b"] = as_type(b, linear.output.dtype)
+    return out
+
+
 def _fold_scale(vector: Any, *, match: Match, **operands: Any) -> Any:
     linear = match.nodes["linear"]
-    dtype = work_dtype(linear)
     scale = _vector(match, vector)
     if match.root.op == "div":
         scale = lax.div(lax.full_like(scale, 1), scale)
-    operands["w"] = scale_outputs(linear, operands["w"], scale)
-    if operands.get("b") is not None:
-        b = lax.mul(as_type(operands["b"], dtype), scale)
-        operands["b"] = as_type(b, linear.output.dtype)
-    return replay(match.nodes, rebind(linear, operands))
+    return replay(match.nodes, rebind(linear, scaled(linear, operands, scale)))
 
 
 def _fold_shift(vector: Any, *, match: Match, **operands: Any) -> Any:

@@ -23,6 +23,7 @@ from jaxpress.passes.rules.fold import (
     norm_of,
     norm_scale,
     scale_of,
+    scaled,
 )
 from jaxpress.passes.rules.numbers import keeps_range
 from jaxpress.passes.rules.steps import keeps_sums, replay, step_nodes
@@ -31,7 +32,6 @@ from jaxpress.passes.rules.weights import (
     bias_shape,
     operands_of,
     rebind,
-    scale_outputs,
     spread_of,
     work_dtype,
 )
@@ -321,11 +321,7 @@ def _scale_through_padding(*, match: Match, **operands: Any) -> Any:
     dtype, out = work_dtype(linear), match.root.output
     scale, shift = batch_norm_terms(match, operands, None, dtype)
     scale = lax.reshape(scale, bias_shape(linear))
-    operands["w"] = scale_outputs(linear, operands["w"], scale)
-    if operands.get("b") is not None:
-        b = lax.mul(as_type(operands["b"], dtype), scale)
-        operands["b"] = as_type(b, linear.output.dtype)
-    y = replay(match.nodes, rebind(linear, operands))
+    y = replay(match.nodes, rebind(linear, scaled(linear, operands, scale)))
     return lax.add(y, lax.broadcast_in_dim(as_type(shift, out.dtype), y.shape, match.info["axes"]))
 
 
