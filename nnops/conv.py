@@ -20,7 +20,7 @@ from jaxpress.nnops.conv_geometry import (
 )
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.fused import as_arrays, define_fused, fused_call
-from jaxpress.nnops.kernels.depthwise_shifted import DEPTHWISE_SHIFTED
+from jaxpress.nnops.kernels.depthwise_gradients import DEPTHWISE_SHIFTED
 from jaxpress.nnops.kernels.grouped_split import GROUPED_SPLIT
 from jaxpress.nnops.kernels.patches_dot import PATCHES_DOT
 from jaxpress.nnops.kernels.planes import PLANES

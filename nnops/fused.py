@@ -149,6 +149,13 @@ def define_fused(
 
         return compute
 
+    def of_core(transpose: Callable[..., Any]) -> Callable[..., Any]:
+        def compute(g: Any, x: Any, w: Any, **params: Any) -> Any:
+            nothing_else = params.pop("activation") is None and not {"b", "residual"} & {*params}
+            return transpose(g, x, w, **params) if nothing_else else None
+
+        return compute
+
     def normalize_all(params: dict[str, Any]) -> dict[str, Any]:
         params = normalize(params)
         params["activation"] = to_activation(params["activation"], name)
@@ -220,7 +227,10 @@ def define_fused(
         operands=OPERANDS[:2],
         optional=OPERANDS[2:],
         defaults={**defaults, "activation": None, "kernel": REFERENCE},
-        kernels=[Kernel(k.name, whole(k.fn), k.applies) for k in kernels],
+        kernels=[
+            Kernel(k.name, whole(k.fn), k.applies, {o: of_core(t) for o, t in k.transposes.items()})
+            for k in kernels
+        ],
         normalize=normalize_all,
         jvp=jvp,
         batch=batch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -38,11 +38,15 @@ class Kernel:
         fn: takes the op's operands by name and its static parameters, as the reference does.
         applies: ``applies(params, operands) -> bool``, where ``operands`` maps names to anything
             with ``shape`` and ``dtype``. True only where ``fn`` computes the same as the reference.
+        transposes: for operands in which ``fn`` is linear and whose derived transpose is slow,
+            ``transpose(cotangent, **operands, **static)`` with a shape and a dtype in that
+            operand's place; None from it asks for the derived one.
     """
 
     name: str
     fn: Callable[..., Any]
     applies: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+    transposes: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,6 +132,11 @@ def transpose(op: OpDef, cotangent: Any, args: Any, params: dict[str, Any]) -> l
         for i in unknown:
             out[i] = ad.Zero(args[i].aval)
         return out
+    if len(unknown) == 1:
+        own = _own_transpose(op, unknown[0], cotangent, args, params)
+        if own is not None:
+            out[unknown[0]] = own
+            return out
     fn = op.implementation(params)
 
     def of_unknown(*arrays: Any) -> Any:
@@ -147,3 +152,18 @@ def transpose(op: OpDef, cotangent: Any, args: Any, params: dict[str, Any]) -> l
     for i, c in zip(unknown, given, strict=True):
         out[i] = c
     return out
+
+
+def _own_transpose(op: OpDef, place: int, cotangent: Any, args: Any, params: Any) -> Any:
+    """The transpose that the chosen kernel brings for one operand; None where it has none."""
+    if "mapped" in params or "keeps" in params:
+        return None
+    kernel = op.kernels[params.get("kernel", REFERENCE)]
+    names = op.present(params)
+    own = kernel.transposes.get(names[place])
+    if own is None:
+        return None
+    static = {k: v for k, v in params.items() if k not in ("operands", "kernel")}
+    operands = dict(zip(names, args, strict=True))
+    operands[names[place]] = args[place].aval
+    return own(cotangent, **operands, **static)

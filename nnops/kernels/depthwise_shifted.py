@@ -14,9 +14,8 @@ from jax import lax
 
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.nnops.kernels.windows import conv_windows, shifted_slices, taps_in_order
-from jaxpress.nnops.opdef import Kernel
 
-__all__ = ["DEPTHWISE_SHIFTED", "depthwise_shifted"]
+__all__ = ["applies", "depthwise_shifted"]
 
 
 def applies(params: Mapping[str, Any], operands: Mapping[str, Any]) -> bool:
@@ -80,6 +79,3 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     for source, target in zip(lhs, numbers.out_spec, strict=True):
         to[target] = source
     return lax.transpose(total.astype(out_dtype), to)
-
-
-DEPTHWISE_SHIFTED = Kernel("depthwise_shifted", depthwise_shifted, applies)

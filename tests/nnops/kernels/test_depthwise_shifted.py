@@ -36,6 +36,7 @@ CASES = [
     (((8, 2, 4, 7), (3, 8, 1, 2)), {"dimension_numbers": ("HNCW", "WOIH", "CNWH")}),
     (((1, 4, 5, 4, 3), (2, 3, 2, 1, 3)), {"strides": (1, 2, 1)}),
     (((1, 2, 2, 3), (3, 3, 1, 3)), {"padding": "VALID"}),  # no position at all
+    (((1, 3, 3, 3), (5, 5, 1, 3)), {"padding": "VALID"}),  # nor room for a single one
     (((1, 5, 5, 1), (3, 3, 1, 4)), {}),  # one channel: also an ordinary conv
 ]
 
