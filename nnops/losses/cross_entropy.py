@@ -23,7 +23,7 @@ from jaxpress.nnops.softmax import axes_from_end
 
 __all__ = ["binary_cross_entropy", "sigmoid_binary_cross_entropy", "softmax_cross_entropy"]
 
-OUT_OF_RANGE = ("nan", "ignore", "clip", "zero")
+OUT_OF_RANGE = ("nan", "ignore", "clip", "promise_in_bounds", "zero")
 
 
 def _without(shape: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
@@ -82,26 +82,25 @@ def _softmax_losses(
             # What cannot happen and has no probability costs nothing: 0 log 0 = 0.
             log_p = jnp.where((q == 0) & jnp.isneginf(log_p), 0, log_p)
         return -(q * log_p).sum(axis)
-    if out_of_range == "clip":
+    valid = (labels >= 0) & (labels < classes)
+    scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
+    taken = scores
+    if out_of_range in ("clip", "promise_in_bounds"):
         labels = jnp.clip(labels, 0, classes - 1)
+    if out_of_range == "promise_in_bounds":
+        taken = jnp.where(jnp.expand_dims(valid, axis), scores, lax.stop_gradient(scores))
     # A comparison, not a gather: its gradient is no scatter, and classes may be sharded.
     index = lax.expand_dims(
         lax.iota(labels.dtype, classes), [i for i in range(logits.ndim) if i != axis % logits.ndim]
     )
-    hit = jnp.expand_dims(labels, axis) == index
-    valid = (labels >= 0) & (labels < classes)
-    if by_logsumexp:
-        picked = jnp.where(hit, logits, 0).sum(axis)
-        if out_of_range == "nan":
-            picked = jnp.where(valid, picked, jnp.nan)
-        losses = jax.nn.logsumexp(logits, axis) - picked
-    else:
-        log_p = jax.nn.log_softmax(logits, axis)
-        losses = -jnp.where(hit, log_p, 0).sum(axis)
-        if label_smoothing:
-            losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(axis)
-        if out_of_range == "nan":
-            losses = jnp.where(valid, losses, jnp.nan)
+    picked = jnp.where(jnp.expand_dims(labels, axis) == index, taken, 0).sum(axis)
+    if by_logsumexp and out_of_range == "nan":
+        picked = jnp.where(valid, picked, jnp.nan)
+    losses = jax.nn.logsumexp(logits, axis) - picked if by_logsumexp else -picked
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * scores.mean(axis)
+    if out_of_range == "nan" and not by_logsumexp:
+        losses = jnp.where(valid, losses, jnp.nan)
     if out_of_range == "ignore":
         return jnp.where(valid, losses, 0), valid
     return losses
@@ -181,8 +180,9 @@ def softmax_cross_entropy(
         weights: of the losses' shape, not negative.
         label_smoothing: s, from 0 to 1, a Python number.
         out_of_range: what a class index that is negative or too large gives: ``"nan"``;
-            ``"ignore"`` to leave the element out; ``"clip"`` for the nearest class; ``"zero"`` for
-            no class at all, as jax.nn.one_hot has it.
+            ``"ignore"`` to leave the element out; ``"clip"`` for the nearest class;
+            ``"promise_in_bounds"`` for the same, through which no gradient goes, as in ``x[i]``;
+            ``"zero"`` for no class at all, as jax.nn.one_hot has it.
         from_end: whether negative class indices count from the end, as they do in NumPy.
         by_logsumexp: computes class indices' losses as ``logsumexp(logits) - logits[label]``, as
             optax does. Less exact for large logits; and it is infinity, not NaN, where another

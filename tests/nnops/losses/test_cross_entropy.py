@@ -149,6 +149,8 @@ def test_class_indices_in_every_arithmetic(label):
 
     same(ours(from_end=True), taken, EXTREME)
     same(ours(from_end=True, out_of_range="clip"), lambda x: taken(x, mode="clip"), EXTREME)
+    promised = ours(from_end=True, out_of_range="promise_in_bounds")
+    same(promised, lambda x: -jax.nn.log_softmax(x)[jnp.arange(5), labels], EXTREME)
     how = {"out_of_range": "zero", "zero_times_infinity": "nan"}
     same(ours(**how), encoded, EXTREME)
     theirs = optax.softmax_cross_entropy_with_integer_labels
