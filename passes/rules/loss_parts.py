@@ -125,7 +125,8 @@ def signed_sum(view: View, root: Node, count: int = 2) -> Summed | str:
     axes = tuple(sorted(int(a) for a in node.params["axes"]))
     positive = positive == (found.coefficient > 0)
     nodes += found.nodes
-    return Summed(tuple(found.over), positive, axes, product.output.ndim, tuple(nodes))
+    factors = tuple(reversed(found.over))  # as they are written
+    return Summed(factors, positive, axes, product.output.ndim, tuple(nodes))
 
 
 def reduced_loss(loss: Any, match: Match, *operands: Any, axis: int, **params: Any) -> Any:

@@ -230,6 +230,9 @@ class _LabelsPattern:
         if tuple(node.params["operands"]) != ("logits", "labels"):
             state.fail("some elements count more than others", node)
             return None
+        if node.params["by_logsumexp"] or node.params["from_end"]:
+            state.fail("it has parameters of class indices", node)
+            return None
         return self.of_labels(state, node, logits, labels)
 
     def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
@@ -244,6 +247,9 @@ class _EncodedPattern(_LabelsPattern):
         found = one_hot_of(state.view, labels)
         if found is None or found.axis != node.params["axis"] + logits.ndim:
             state.fail("its labels encode no classes along its axis", node)
+            return None
+        if labels.dtype != logits.dtype:
+            state.fail("the encoding has another dtype than logits", node)
             return None
         info = {"squeezed": found.squeezed}
         values = {"logits": logits, "labels": found.ids}
