@@ -25,7 +25,7 @@ from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.softmax import axes_from_end
 from jaxpress.nnops.transforms import general_batch, leading_batch
 
-__all__ = ["l2_normalize", "standardize", "weight_standardize"]
+__all__ = ["PLACEMENTS", "l2_normalize", "l2_reference", "standardize", "weight_standardize"]
 
 
 def _standardize_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
@@ -54,7 +54,8 @@ _STANDARDIZE = define(
 PLACEMENTS = ("max", "sum", "root")
 
 
-def _l2_reference(x: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
+def l2_reference(x: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
+    """What `l2_normalize` computes."""
     wide = x.astype(work_dtype(x))
     square = jnp.sum(jnp.square(wide), axis, keepdims=True)
     e = jnp.asarray(epsilon, wide.dtype)
@@ -74,7 +75,7 @@ def _l2_reference(x: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
 
 _L2_NORMALIZE = define(
     "l2_normalize",
-    _l2_reference,
+    l2_reference,
     defaults={"axis": -1, "epsilon": 1e-12, "placement": "max"},
     normalize=lambda params: normalized_params("l2_normalize", params, 1e-12),
     batch=leading_batch,

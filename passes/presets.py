@@ -34,6 +34,7 @@ from jaxpress.passes.rules.raise_einsum_dense import EINSUM_DENSE_RULES
 from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
 from jaxpress.passes.rules.raise_linear import LINEAR_RULES
 from jaxpress.passes.rules.raise_log_softmax import LOG_SOFTMAX_RULES
+from jaxpress.passes.rules.raise_loss import LOSS_RULES
 from jaxpress.passes.rules.raise_norm import RAISE_NORM
 from jaxpress.passes.rules.raise_pool import pool_rules
 from jaxpress.passes.rules.raise_recurrent import RECURRENT_RULES
@@ -69,7 +70,7 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
     linear = ATTENTION_RULES + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
-    rest = pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)
+    rest = LOSS_RULES + pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)
     return sequences + linear + rest
 
 

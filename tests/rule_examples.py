@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from rule_examples_loss import LOSSES
 from rule_examples_pool import POOLING
 from rule_examples_raise import RAISING
 from rule_functions import (
@@ -173,6 +174,7 @@ CASES: dict[str, Case] = {
         lambda x: lax.scan(lambda c, _: (c * 2, None), x, None, length=2)[0],
     ),
     **RAISING,
+    **LOSSES,
     **POOLING,
     # Folding: only into what is known.
     "fold_batch_norm": Case(

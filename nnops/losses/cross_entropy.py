@@ -13,12 +13,17 @@ from jax import lax
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
-from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
+from jaxpress.nnops.losses.reduction import (
+    call_loss,
+    check_product,
+    define_loss,
+    require_shape,
+)
 from jaxpress.nnops.softmax import axes_from_end
 
 __all__ = ["binary_cross_entropy", "sigmoid_binary_cross_entropy", "softmax_cross_entropy"]
 
-OUT_OF_RANGE = ("nan", "ignore")
+OUT_OF_RANGE = ("nan", "ignore", "clip", "promise_in_bounds", "zero")
 
 
 def _without(shape: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
@@ -51,29 +56,54 @@ def _softmax_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple
 
 
 def _softmax_losses(
-    logits: Any, labels: Any, *, axis: int, label_smoothing: float, out_of_range: str
+    logits: Any,
+    labels: Any,
+    *,
+    axis: int,
+    label_smoothing: float,
+    out_of_range: str,
+    from_end: bool,
+    by_logsumexp: bool,
+    zero_times_infinity: str,
 ) -> Any:
-    log_p = jax.nn.log_softmax(logits, axis)
     classes = logits.shape[axis]
+    if labels.ndim < logits.ndim:
+        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+        if from_end:
+            labels = jnp.where(labels < 0, labels + classes, labels)
+        if out_of_range == "zero":
+            labels = jax.nn.one_hot(labels, classes, axis=axis, dtype=logits.dtype)
     if labels.ndim == logits.ndim:
+        log_p = jax.nn.log_softmax(logits, axis)
         q = labels.astype(logits.dtype)  # integers too
         if label_smoothing:
             q = (1 - label_smoothing) * q + label_smoothing / classes
-        # What cannot happen and has no probability costs nothing: 0 log 0 = 0.
-        return -(q * jnp.where((q == 0) & jnp.isneginf(log_p), 0, log_p)).sum(axis)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+        if zero_times_infinity == "zero":
+            # What cannot happen and has no probability costs nothing: 0 log 0 = 0.
+            log_p = jnp.where((q == 0) & jnp.isneginf(log_p), 0, log_p)
+        return -(q * log_p).sum(axis)
+    valid = (labels >= 0) & (labels < classes)
+    scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
+    taken = scores
+    if out_of_range in ("clip", "promise_in_bounds"):
+        labels = jnp.clip(labels, 0, classes - 1)
+    if out_of_range == "promise_in_bounds":
+        taken = jnp.where(jnp.expand_dims(valid, axis), scores, lax.stop_gradient(scores))
     # A comparison, not a gather: its gradient is no scatter, and classes may be sharded.
     index = lax.expand_dims(
         lax.iota(labels.dtype, classes), [i for i in range(logits.ndim) if i != axis % logits.ndim]
     )
-    hit = jnp.expand_dims(labels, axis) == index
-    losses = -jnp.where(hit, log_p, 0).sum(axis)
+    picked = jnp.where(jnp.expand_dims(labels, axis) == index, taken, 0).sum(axis)
+    if by_logsumexp and out_of_range == "nan":
+        picked = jnp.where(valid, picked, jnp.nan)
+    losses = jax.nn.logsumexp(logits, axis) - picked if by_logsumexp else -picked
     if label_smoothing:
-        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(axis)
-    valid = (labels >= 0) & (labels < classes)
-    if out_of_range == "nan":
-        return jnp.where(valid, losses, jnp.nan)
-    return jnp.where(valid, losses, 0), valid
+        losses = (1 - label_smoothing) * losses - label_smoothing * scores.mean(axis)
+    if out_of_range == "nan" and not by_logsumexp:
+        losses = jnp.where(valid, losses, jnp.nan)
+    if out_of_range == "ignore":
+        return jnp.where(valid, losses, 0), valid
+    return losses
 
 
 def _smoothing(name: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +120,16 @@ def _normalize_softmax(params: dict[str, Any]) -> dict[str, Any]:
             f"out_of_range is {params['out_of_range']!r}",
             mend=f"give one of {OUT_OF_RANGE}",
         )
-    return _smoothing("softmax_cross_entropy", params)
+    check_product("softmax_cross_entropy", params)
+    params = _smoothing("softmax_cross_entropy", params)
+    flags = {k: bool(params[k]) for k in ("from_end", "by_logsumexp")}
+    if flags["by_logsumexp"] and params["label_smoothing"]:
+        raise OpError(
+            "softmax_cross_entropy",
+            "by_logsumexp takes no label_smoothing",
+            mend="leave one of them out",
+        )
+    return {**params, **flags}
 
 
 _SOFTMAX = define_loss(
@@ -100,7 +139,14 @@ _SOFTMAX = define_loss(
     floats=("logits",),
     shape=_softmax_shape,
     spread=lambda where, params: jnp.expand_dims(where, params["axis"]),
-    defaults={"axis": -1, "label_smoothing": 0.0, "out_of_range": "nan"},
+    defaults={
+        "axis": -1,
+        "label_smoothing": 0.0,
+        "out_of_range": "nan",
+        "from_end": False,
+        "by_logsumexp": False,
+        "zero_times_infinity": "zero",
+    },
     normalize=_normalize_softmax,
 )
 
@@ -115,6 +161,9 @@ def softmax_cross_entropy(
     weights: Any = None,
     label_smoothing: float = 0.0,
     out_of_range: str = "nan",
+    from_end: bool = False,
+    by_logsumexp: bool = False,
+    zero_times_infinity: str = "zero",
     reduction: str = "none",
 ) -> jax.Array:
     """Cross entropy of softmax.
@@ -125,14 +174,22 @@ def softmax_cross_entropy(
     Args:
         logits: any shape with the classes along ``axis``.
         labels: class indices, integers of logits' shape without ``axis``; or distributions, of
-            logits' shape. A class of probability 0 costs nothing, even at a logit of minus
-            infinity.
+            logits' shape.
         axis: of the classes.
         where: booleans of the losses' shape; False leaves an element out, whatever it holds.
         weights: of the losses' shape, not negative.
         label_smoothing: s, from 0 to 1, a Python number.
-        out_of_range: what a class index that is negative or too large gives: ``"nan"``, or
-            ``"ignore"`` to leave the element out.
+        out_of_range: what a class index that is negative or too large gives: ``"nan"``;
+            ``"ignore"`` to leave the element out; ``"clip"`` for the nearest class;
+            ``"promise_in_bounds"`` for the same, through which no gradient goes, as in ``x[i]``;
+            ``"zero"`` for no class at all, as jax.nn.one_hot has it.
+        from_end: whether negative class indices count from the end, as they do in NumPy.
+        by_logsumexp: computes class indices' losses as ``logsumexp(logits) - logits[label]``, as
+            optax does. Less exact for large logits; and it is infinity, not NaN, where another
+            class has an infinite logit, and has a gradient where an index is out of range.
+        zero_times_infinity: what a probability of 0 adds at a logit of minus infinity: ``"zero"``,
+            since what cannot happen costs nothing; or ``"nan"``, the product, as in optax. Of
+            class indices, only with ``out_of_range="zero"``.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
             sum of its weights (each 1 without ``weights``), and 0 if nothing counts.
 
@@ -163,6 +220,9 @@ def softmax_cross_entropy(
         axis=axes_from_end("softmax_cross_entropy", logits, operator.index(axis)),
         label_smoothing=label_smoothing,
         out_of_range=out_of_range,
+        from_end=from_end,
+        by_logsumexp=by_logsumexp,
+        zero_times_infinity=zero_times_infinity,
         reduction=reduction,
     )
 
@@ -173,9 +233,14 @@ def _binary_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[
     return given["logits"].shape
 
 
-def _binary_losses(logits: Any, labels: Any, *, label_smoothing: float) -> Any:
+def _binary_losses(
+    logits: Any, labels: Any, *, label_smoothing: float, zero_times_infinity: str
+) -> Any:
     if label_smoothing:
         labels = (1 - label_smoothing) * labels + label_smoothing / 2
+    if zero_times_infinity == "nan":
+        no = (1 - labels) * jax.nn.log_sigmoid(-logits)
+        return -labels * jax.nn.log_sigmoid(logits) - no
     # max(x, 0) - x * labels + log(1 + exp(-|x|)), with the derivative of softplus at 0, and
     # without 0 * inf where a label and an infinite logit agree.
     positive = logits >= 0
@@ -184,14 +249,19 @@ def _binary_losses(logits: Any, labels: Any, *, label_smoothing: float) -> Any:
     return line + jnp.log1p(jnp.exp(-jnp.where(positive, logits, -logits)))
 
 
+def _normalize_binary(params: dict[str, Any]) -> dict[str, Any]:
+    check_product("binary_cross_entropy", params)
+    return _smoothing("binary_cross_entropy", params)
+
+
 _BINARY = define_loss(
     "binary_cross_entropy",
     _binary_losses,
     operands=("logits", "labels"),
     shape=_binary_shape,
     spread=lambda where, params: where,
-    defaults={"label_smoothing": 0.0},
-    normalize=lambda params: _smoothing("binary_cross_entropy", params),
+    defaults={"label_smoothing": 0.0, "zero_times_infinity": "zero"},
+    normalize=_normalize_binary,
 )
 
 
@@ -203,6 +273,7 @@ def binary_cross_entropy(
     where: Any = None,
     weights: Any = None,
     label_smoothing: float = 0.0,
+    zero_times_infinity: str = "zero",
     reduction: str = "none",
 ) -> jax.Array:
     """Cross entropy of sigmoid, for each element alone.
@@ -215,6 +286,8 @@ def binary_cross_entropy(
         where: booleans of logits' shape; False leaves an element out, whatever it holds.
         weights: of logits' shape, not negative.
         label_smoothing: s in ``(1 - s) * labels + s / 2``, from 0 to 1, a Python number.
+        zero_times_infinity: what an infinite logit costs that agrees with its label: ``"zero"``,
+            or ``"nan"``, the product, as in optax.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
             sum of its weights (each 1 without ``weights``), and 0 if nothing counts.
 
@@ -234,7 +307,13 @@ def binary_cross_entropy(
         [0.0, 100.0]
     """
     operands = {"logits": logits, "labels": labels, "where": where, "weights": weights}
-    return call_loss(_BINARY, operands, label_smoothing=label_smoothing, reduction=reduction)
+    return call_loss(
+        _BINARY,
+        operands,
+        label_smoothing=label_smoothing,
+        zero_times_infinity=zero_times_infinity,
+        reduction=reduction,
+    )
 
 
 sigmoid_binary_cross_entropy = binary_cross_entropy

@@ -12,9 +12,10 @@ from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.transforms import general_batch
 
-__all__ = ["call_loss", "define_loss", "require_shape"]
+__all__ = ["call_loss", "check_product", "define_loss", "require_shape"]
 
 REDUCTIONS = ("none", "mean", "sum")
+PRODUCTS = ("zero", "nan")
 
 
 def define_loss(
@@ -147,6 +148,17 @@ def require_shape(name: str, operand: str, value: Any, shape: tuple[Any, ...]) -
             {operand: value},
             f"broadcast or reshape {operand} to {tuple(shape)}",
         )
+
+
+def check_product(name: str, params: Mapping[str, Any]) -> None:
+    """Checks ``zero_times_infinity``.
+
+    Raises:
+        OpError: it is unknown.
+    """
+    chosen = params["zero_times_infinity"]
+    if chosen not in PRODUCTS:
+        raise OpError(name, f"zero_times_infinity is {chosen!r}", mend=f"give one of {PRODUCTS}")
 
 
 def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:

@@ -33,7 +33,13 @@ def _define(name: str, of_error: Any, **kwargs: Any) -> OpDef:
     )
 
 
-def _huber_losses(error: Any, *, delta: float) -> Any:
+SLOPES = ("delta", "nan")
+
+
+def _huber_losses(error: Any, *, delta: float, slope_at_infinity: str) -> Any:
+    if slope_at_infinity == "nan":
+        size = jnp.abs(error)
+        return jnp.where(size <= delta, 0.5 * jnp.square(error), delta * size - 0.5 * delta**2)
     # In this form, and without jnp.clip, an infinite error has the gradient delta, not NaN.
     inner = jnp.where(error > delta, delta, jnp.where(error < -delta, -delta, error))
     return inner * (error - 0.5 * inner)
@@ -43,12 +49,20 @@ def _normalize_huber(params: dict[str, Any]) -> dict[str, Any]:
     delta = static_value("huber", "delta", params["delta"], 1.0)
     if not delta > 0:
         raise OpError("huber", f"delta is {delta}", mend="give a positive number")
+    slope = params["slope_at_infinity"]
+    if slope not in SLOPES:
+        raise OpError("huber", f"slope_at_infinity is {slope!r}", mend=f"give one of {SLOPES}")
     return {**params, "delta": delta}
 
 
 _SQUARED = _define("mean_squared_error", jnp.square)
 _ABSOLUTE = _define("mean_absolute_error", jnp.abs)
-_HUBER = _define("huber", _huber_losses, defaults={"delta": 1.0}, normalize=_normalize_huber)
+_HUBER = _define(
+    "huber",
+    _huber_losses,
+    defaults={"delta": 1.0, "slope_at_infinity": "delta"},
+    normalize=_normalize_huber,
+)
 
 
 @eagerly_jitted
@@ -137,6 +151,7 @@ def huber(
     targets: Any,
     *,
     delta: float = 1.0,
+    slope_at_infinity: str = "delta",
     where: Any = None,
     weights: Any = None,
     reduction: str = "none",
@@ -150,6 +165,8 @@ def huber(
         predictions: any shape.
         targets: the same shape.
         delta: where the two parts meet, a positive Python number.
+        slope_at_infinity: the derivative of an infinite error: ``"delta"``; or ``"nan"``, that of
+            the two parts behind jnp.where, as in Keras.
         where: booleans of that shape; False leaves an element out, whatever it holds.
         weights: of that shape, not negative.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -171,7 +188,9 @@ def huber(
         [0.125, 2.5]
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
-    return call_loss(_HUBER, operands, delta=delta, reduction=reduction)
+    return call_loss(
+        _HUBER, operands, delta=delta, slope_at_infinity=slope_at_infinity, reduction=reduction
+    )
 
 
 # What optax and PyTorch call it.

@@ -13,7 +13,13 @@ from jax import lax
 from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
-from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
+from jaxpress.nnops.losses.reduction import (
+    call_loss,
+    check_product,
+    define_loss,
+    require_shape,
+)
+from jaxpress.nnops.normalize import PLACEMENTS, l2_reference
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.softmax import axes_from_end
 
@@ -48,7 +54,13 @@ def _define(
     )
 
 
-def _kl_losses(log_predictions: Any, targets: Any, *, axis: int, log_targets: bool) -> Any:
+def _kl_losses(
+    log_predictions: Any, targets: Any, *, axis: int, log_targets: bool, zero_times_infinity: str
+) -> Any:
+    if zero_times_infinity == "nan":
+        log_p = targets if log_targets else jnp.where(targets == 0, 0, jnp.log(targets))
+        p = jnp.exp(targets) if log_targets else targets
+        return (p * (log_p - log_predictions)).sum(axis)
     if log_targets:
         # exp(-inf) = 0, and 0 log 0 = 0.
         gap = jnp.where(jnp.isneginf(targets), 0, targets - log_predictions)
@@ -59,7 +71,16 @@ def _kl_losses(log_predictions: Any, targets: Any, *, axis: int, log_targets: bo
     return (targets * (log_p - log_q)).sum(axis)
 
 
-def _cosine(predictions: Any, targets: Any, *, axis: int, epsilon: float) -> Any:
+def _cosine(
+    predictions: Any, targets: Any, *, axis: int, epsilon: float, placement: str | None
+) -> Any:
+    if placement is not None:
+        unit, other = (
+            l2_reference(x, axis=axis, epsilon=epsilon, placement=placement)
+            for x in (predictions, targets)
+        )
+        return (unit * other).sum(axis)
+
     def one_over_norm(x: Any) -> Any:
         return lax.rsqrt(jnp.maximum((x * x).sum(axis), epsilon**2))
 
@@ -68,26 +89,37 @@ def _cosine(predictions: Any, targets: Any, *, axis: int, epsilon: float) -> Any
 
 def _normalize_cosine(params: dict[str, Any]) -> dict[str, Any]:
     epsilon = static_value("cosine_similarity", "epsilon", params["epsilon"], EPSILON)
-    if not epsilon > 0:
+    placement = params["placement"]
+    if placement not in (None, *PLACEMENTS):
+        raise OpError(
+            "cosine_similarity",
+            f"placement is {placement!r}",
+            mend=f"give None or one of {PLACEMENTS}",
+        )
+    if not (epsilon > 0 or (placement is not None and epsilon == 0)):
         raise OpError("cosine_similarity", f"epsilon is {epsilon}", mend="give a positive number")
     return {**params, "epsilon": epsilon}
+
+
+def _normalize_kl(params: dict[str, Any]) -> dict[str, Any]:
+    check_product("kl_divergence", params)
+    return {**params, "log_targets": bool(params["log_targets"])}
 
 
 _KL = _define(
     "kl_divergence",
     _kl_losses,
     "log_predictions",
-    {"log_targets": False},
-    lambda params: {**params, "log_targets": bool(params["log_targets"])},
+    {"log_targets": False, "zero_times_infinity": "zero"},
+    _normalize_kl,
 )
-_SIMILARITY = _define(
-    "cosine_similarity", _cosine, "predictions", {"epsilon": EPSILON}, _normalize_cosine
-)
+_COSINE = {"epsilon": EPSILON, "placement": None}
+_SIMILARITY = _define("cosine_similarity", _cosine, "predictions", _COSINE, _normalize_cosine)
 _DISTANCE = _define(
     "cosine_distance",
     lambda *args, **kwargs: 1 - _cosine(*args, **kwargs),
     "predictions",
-    {"epsilon": EPSILON},
+    _COSINE,
     _normalize_cosine,
 )
 
@@ -107,6 +139,7 @@ def kl_divergence(
     *,
     axis: int = -1,
     log_targets: bool = False,
+    zero_times_infinity: str = "zero",
     where: Any = None,
     weights: Any = None,
     reduction: str = "none",
@@ -121,6 +154,9 @@ def kl_divergence(
         targets: the same shape, probabilities (or logarithms, see ``log_targets``).
         axis: of the outcomes.
         log_targets: whether targets are logarithms.
+        zero_times_infinity: what an outcome of probability 0 adds where its prediction is 0 too:
+            ``"zero"``; or ``"nan"``, the product, as in optax, which then also has no derivative
+            by a target of 0.
         where: booleans of the losses' shape; False leaves an element out, whatever it holds.
         weights: of the losses' shape, not negative.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -148,7 +184,14 @@ def kl_divergence(
         "where": where,
         "weights": weights,
     }
-    return _call(_KL, operands, axis, log_targets=log_targets, reduction=reduction)
+    return _call(
+        _KL,
+        operands,
+        axis,
+        log_targets=log_targets,
+        zero_times_infinity=zero_times_infinity,
+        reduction=reduction,
+    )
 
 
 @eagerly_jitted
@@ -158,6 +201,7 @@ def cosine_similarity(
     *,
     axis: int = -1,
     epsilon: float = 1e-8,
+    placement: str | None = None,
     where: Any = None,
     weights: Any = None,
     reduction: str = "none",
@@ -170,7 +214,9 @@ def cosine_similarity(
         predictions: any shape, the vectors along ``axis``.
         targets: the same shape.
         axis: of the vectors.
-        epsilon: least norm, a positive Python number.
+        epsilon: least norm, a positive Python number; with a placement perhaps 0.
+        placement: None as above; or where epsilon stands in `l2_normalize`, which both vectors then
+            go through first: slower, and without overflow where the product of two large ones has.
         where: booleans of the losses' shape; False leaves an element out, whatever it holds.
         weights: of the losses' shape, not negative.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -192,7 +238,9 @@ def cosine_similarity(
         1.0
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
-    return _call(_SIMILARITY, operands, axis, epsilon=epsilon, reduction=reduction)
+    return _call(
+        _SIMILARITY, operands, axis, epsilon=epsilon, placement=placement, reduction=reduction
+    )
 
 
 @eagerly_jitted
@@ -202,6 +250,7 @@ def cosine_distance(
     *,
     axis: int = -1,
     epsilon: float = 1e-8,
+    placement: str | None = None,
     where: Any = None,
     weights: Any = None,
     reduction: str = "none",
@@ -215,7 +264,9 @@ def cosine_distance(
         predictions: any shape, the vectors along ``axis``.
         targets: the same shape.
         axis: of the vectors.
-        epsilon: least norm, a positive Python number.
+        epsilon: least norm, a positive Python number; with a placement perhaps 0.
+        placement: None as above; or where epsilon stands in `l2_normalize`, which both vectors then
+            go through first: slower, and without overflow where the product of two large ones has.
         where: booleans of the losses' shape; False leaves an element out, whatever it holds.
         weights: of the losses' shape, not negative.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -237,4 +288,6 @@ def cosine_distance(
         1.0
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
-    return _call(_DISTANCE, operands, axis, epsilon=epsilon, reduction=reduction)
+    return _call(
+        _DISTANCE, operands, axis, epsilon=epsilon, placement=placement, reduction=reduction
+    )

@@ -15,6 +15,7 @@ from jaxpress.passes.view import View, scalar_value
 __all__ = ["number"]
 
 _MAX_DEPTH = 6
+_MAX_AXES = 8
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -28,6 +29,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "le": operator.le,
     "eq": operator.eq,
     "ne": operator.ne,
+    "select_n": lambda which, a, b: b if which else a,
     "square": lambda a: a * a,
     "div": lambda a, b: a / b if b else math.nan,
     "sqrt": lambda a: math.sqrt(a) if a >= 0 else math.nan,
@@ -50,6 +52,8 @@ def number(view: View, value: Value, depth: int = 0) -> float | None:
     node = view.producer(value)
     if node is None:
         return None
+    if node.op == "reduce_prod":
+        return _size(view, view.inputs(node)[0])
     if node.op in ("convert_element_type", "copy"):
         inner = number(view, view.inputs(node)[0], depth + 1)
         return None if inner is None else _rounded(inner, value)
@@ -60,6 +64,16 @@ def number(view: View, value: Value, depth: int = 0) -> float | None:
         return None
     out = _FUNCTIONS[node.op](*operands)
     return None if out != out else _rounded(float(out), value)
+
+
+def _size(view: View, value: Value) -> float | None:
+    """The product of a constant vector of whole numbers, as Keras keeps a shape."""
+    array = view.constant_value(value)
+    if array is None or value.ndim != 1 or value.shape[0] > _MAX_AXES:
+        return None
+    if not np.issubdtype(value.dtype, np.integer):
+        return None
+    return float(math.prod(int(n) for n in np.asarray(array)))
 
 
 def _as_written(found: Any, value: Value) -> float | None:

@@ -114,6 +114,66 @@ def test_class_indices_out_of_range():
     )
 
 
+def same(ours, theirs, *args):
+    """Equal values and derivatives of two losses, NaN and infinity at the same places."""
+
+    @jax.jit  # which takes a product with an encoding for a choice; what is jitted sees that
+    def both(*args):
+        results = []
+        for f in (ours, theirs):
+            value, back = jax.vjp(f, *args)
+            results.append((value, back(jnp.arange(1.0, 1.0 + value.size))))
+        return results
+
+    for a, b in zip(*map(jax.tree.leaves, both(*args)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
+
+
+INF = float("inf")
+# A class that cannot be, one that must be, one that is unknown, and none that can be.
+EXTREME = jnp.array([[1, -INF, 2], [INF, 0, 1], [jnp.nan, 0, 1], [-INF] * 3, [3e38, -3e38, 0]])
+
+
+@pytest.mark.parametrize("label", [-4, -3, -1, 0, 1, 2, 3])
+def test_class_indices_in_every_arithmetic(label):
+    labels = jnp.full(5, label)
+
+    def taken(x, **how):
+        return -jnp.take_along_axis(jax.nn.log_softmax(x), labels[:, None], -1, **how)[:, 0]
+
+    def encoded(x):
+        return -(jax.nn.one_hot(labels, 3) * jax.nn.log_softmax(x)).sum(-1)
+
+    def ours(**how):
+        return lambda x: nnops.softmax_cross_entropy(x, labels, **how)
+
+    same(ours(from_end=True), taken, EXTREME)
+    same(ours(from_end=True, out_of_range="clip"), lambda x: taken(x, mode="clip"), EXTREME)
+    promised = ours(from_end=True, out_of_range="promise_in_bounds")
+    same(promised, lambda x: -jax.nn.log_softmax(x)[jnp.arange(5), labels], EXTREME)
+    how = {"out_of_range": "zero", "zero_times_infinity": "nan"}
+    same(ours(**how), encoded, EXTREME)
+    theirs = optax.softmax_cross_entropy_with_integer_labels
+    same(ours(from_end=True, by_logsumexp=True), lambda x: theirs(x, labels), EXTREME)
+
+
+def test_products_of_zero_and_infinity_as_in_optax():
+    how = {"zero_times_infinity": "nan"}
+    ours = lambda *a: nnops.softmax_cross_entropy(*a, **how)  # noqa: E731
+    for q in ([0.25, 0, 0.75], [0, 0, 0], [-1, 1, 1]):
+        q = jnp.broadcast_to(jnp.array(q, "float32"), EXTREME.shape)
+        same(ours, optax.softmax_cross_entropy, EXTREME, q)
+    x = jnp.array([INF, -INF, 3e38, -3e38, 0, jnp.nan])
+    for z in (0.0, 0.5, 1.0):
+        z = jnp.full(x.shape, z)
+        same(
+            lambda *a: nnops.binary_cross_entropy(*a, **how),
+            optax.sigmoid_binary_cross_entropy,
+            x,
+            z,
+        )
+
+
 def test_impossible_classes_cost_nothing():
     logits = jnp.array([[1.0, -jnp.inf, 2.0]])
     q = jnp.array([[0.25, 0.0, 0.75]])
@@ -164,7 +224,9 @@ def test_labels_of_other_types():
         (((2, 3), (2, 3)), {"axis": 2}, "axis"),
         (((), ()), {}, "no axes"),
         (((2, 3), (2, 3)), {"reduction": "average"}, "reduction is 'average'"),
-        (((2, 3), (2, 3)), {"out_of_range": "clip"}, "out_of_range is 'clip'"),
+        (((2, 3), (2, 3)), {"out_of_range": "wrap"}, "out_of_range is 'wrap'"),
+        (((2, 3), (2, 3)), {"zero_times_infinity": 0}, "zero_times_infinity is 0"),
+        (((2, 3), (2, 3)), {"by_logsumexp": True, "label_smoothing": 0.1}, "takes no label_smooth"),
         (((2, 3), (2, 3)), {"label_smoothing": 1.5}, "label_smoothing"),
         (((2, 3), (2, 3)), {"weights": jnp.ones((2, 1))}, r"weights has shape \(2, 1\)"),
         (((2, 3), (2, 3)), {"where": jnp.ones(2)}, "where is float32"),

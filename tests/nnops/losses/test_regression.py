@@ -81,3 +81,19 @@ def test_delta():
             nnops.huber(1.0, 2.0, delta=delta)
     with pytest.raises(nnops.OpTypeError, match="delta"):
         jax.jit(lambda d: nnops.huber(1.0, 2.0, delta=d))(1.0)
+
+
+@pytest.mark.parametrize("delta", [1.0, 0.3])
+def test_huber_behind_a_choice_has_no_slope_at_infinity(delta):
+    def chosen(e):
+        size = jnp.abs(e)
+        return jnp.where(size <= delta, 0.5 * e**2, delta * size - 0.5 * delta**2)
+
+    def ours(e):
+        return nnops.huber(e, jnp.zeros_like(e), delta=delta, slope_at_infinity="nan")
+
+    errors = jnp.array([delta, -delta, 0.0, -0.0, 7.0, 1e30, -jnp.inf, jnp.nan])
+    for f, g in ((ours, chosen), (jax.vmap(jax.grad(ours)), jax.vmap(jax.grad(chosen)))):
+        np.testing.assert_allclose(f(errors), g(errors), rtol=1e-6)
+    with pytest.raises(nnops.OpError, match="slope_at_infinity is 0"):
+        nnops.huber(errors, errors, slope_at_infinity=0)

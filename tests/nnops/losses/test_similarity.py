@@ -98,3 +98,40 @@ def test_errors(name):
 def test_epsilon():
     with pytest.raises(nnops.OpError, match="epsilon"):
         nnops.cosine_similarity(jnp.ones(3), jnp.ones(3), epsilon=0)
+
+
+@pytest.mark.parametrize(
+    "ours, plain",
+    [
+        (nnops.kl_divergence, optax.kl_divergence),
+        (
+            lambda x, y, **how: nnops.kl_divergence(x, y, log_targets=True, **how),
+            optax.losses.kl_divergence_with_log_targets,
+        ),
+    ],
+    ids=["probabilities", "logarithms"],
+)
+def test_products_of_zero_and_infinity_as_in_optax(ours, plain):
+    inf = jnp.inf
+    log_q = jnp.array([[0.0, -1, -inf], [-inf, 0, inf], [jnp.nan, 0, 0]])
+    for p in ([0.25, 0.75, 0.0], [0.0, 0.0, 0.0], [-inf, -1.0, inf], [jnp.nan, -1, 1]):
+        args = (log_q, jnp.broadcast_to(jnp.array(p, "float32"), log_q.shape))
+        both = [
+            jax.vjp(lambda *a: ours(*a, zero_times_infinity="nan"), *args),
+            jax.vjp(plain, *args),
+        ]
+        got, want = ([value, *back(jnp.ones_like(value))] for value, back in both)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6)
+
+
+@pytest.mark.parametrize("placement", ["max", "root", "sum"])
+def test_vectors_that_are_normalised_first(placement):
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0], [3e30, 1e30], [jnp.inf, 1.0]])
+    y = x[:, ::-1] * 2
+    how = {"epsilon": 0.0, "placement": placement}
+    want = (nnops.l2_normalize(x, **how) * nnops.l2_normalize(y, **how)).sum(-1)
+    np.testing.assert_array_equal(nnops.cosine_similarity(x, y, **how), want)
+    np.testing.assert_array_equal(nnops.cosine_distance(x, y, **how), 1 - want)
+    with pytest.raises(nnops.OpError, match="placement is 'end'"):
+        nnops.cosine_similarity(x, y, placement="end")
