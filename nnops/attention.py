@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "dropout_broadcast_dims": (),
     "logits_soft_cap": None,
     "mask_value": None,
+    "zero_masked": False,
     "logits_dtype": None,
     "softmax_dtype": None,
     "precision": None,
@@ -66,12 +67,18 @@ def _reference(query: Any, key: Any, value: Any, **given: Any) -> Any:
     if bias is not None:
         logits = (logits + bias).astype(logits_dtype)
     allowed = _allowed(logits.shape, operands, given["is_causal"], given["local_window_size"])
-    if allowed is not None:
-        fill = given["mask_value"]
+    zeroed = given["zero_masked"] and allowed is not None
+    fill = given["mask_value"]
+    # Without a fill, a softmax over the keys that take part leaves the others out.
+    alone = zeroed and fill is None
+    if allowed is not None and not alone:
         fill = large_negative(logits_dtype) if fill is None else fill
         logits = jnp.where(allowed, logits, jnp.asarray(fill, logits_dtype))
 
-    weights = jax.nn.softmax(logits.astype(given["softmax_dtype"] or logits_dtype), axis=-1)
+    logits = logits.astype(given["softmax_dtype"] or logits_dtype)
+    weights = jax.nn.softmax(logits, axis=-1, where=allowed if alone else None)
+    if zeroed and not alone:
+        weights = jnp.where(allowed, weights, jnp.zeros((), weights.dtype))
     weights = weights.astype(value.dtype)
     if dropout_key is not None and given["dropout_rate"] > 0:
         weights = _dropped(
@@ -206,6 +213,7 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     return {
         **params,
         "is_causal": static_value(op, "is_causal", params["is_causal"], False),
+        "zero_masked": static_value(op, "zero_masked", params["zero_masked"], False),
         "local_window_size": window,
         "dropout_rate": rate,
         "dropout_broadcast_dims": dims,
@@ -267,6 +275,7 @@ def dot_product_attention(
     dropout_broadcast_dims: tuple[int, ...] = (),
     logits_soft_cap: float | None = None,
     mask_value: float | None = None,
+    zero_masked: bool = False,
     logits_dtype: Any = None,
     softmax_dtype: Any = None,
     precision: Any = None,
@@ -278,7 +287,8 @@ def dot_product_attention(
 
     B is the batch, T the number of queries, S of keys, N of query heads, K of key heads, H the
     features of a head. All masks hold together. A row in which every key is masked gives the mean
-    of all values, as in jax.nn; a query beyond ``query_seq_lengths`` gives zeros.
+    of all values, as in jax.nn, or zeros with ``zero_masked``; a query beyond
+    ``query_seq_lengths`` gives zeros.
 
     Args:
         query: (B, T, N, H); any number of leading dimensions in place of B, also none.
@@ -301,6 +311,9 @@ def dot_product_attention(
             they are if left out.
         mask_value: what stands for a masked logit; ``-0.7`` times the largest number of the dtype
             if left out.
+        zero_masked: weights of masked keys are 0, and so is all of a row in which every key is
+            masked: the softmax is over the other keys alone, as ``jax.nn.softmax(where=...)``, or,
+            where ``mask_value`` is given, its result is set to 0 after it, as in Keras.
         logits_dtype: dtype of logits, bias sum and masking; the operands', float32 at least, if
             left out.
         softmax_dtype: dtype of the softmax; ``logits_dtype`` if left out.
@@ -347,6 +360,7 @@ def dot_product_attention(
         dropout_broadcast_dims=dropout_broadcast_dims if "dropout_key" in operands else (),
         logits_soft_cap=logits_soft_cap,
         mask_value=mask_value,
+        zero_masked=zero_masked,
         logits_dtype=logits_dtype,
         softmax_dtype=softmax_dtype,
         precision=precision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,10 +10,12 @@ import numpy as np
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
+from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match
 from jaxpress.passes.rules.attention_axes import Product, Roles, Weighted
-from jaxpress.passes.rules.attention_bands import Band
+from jaxpress.passes.rules.attention_bands import Band, Leaf
 from jaxpress.passes.rules.attention_terms import Added, Terms, unscaled
+from jaxpress.passes.rules.axis_parts import Label, Part
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, axes_before, spread
 from jaxpress.passes.view import View
 
@@ -23,7 +25,7 @@ __all__ = ["build_match", "make_attention"]
 _FEATURES = -1
 _EXTRA = -2
 
-Labels = Sequence[int | None]
+Labels = Sequence[Label]
 
 
 class _Operand(NamedTuple):
@@ -35,15 +37,16 @@ class _Operand(NamedTuple):
 
 
 def build_match(
-    view: View,
+    state: State,
     root: Node,
     product: Product,
     weighted: Weighted,
     roles: Roles,
     terms: Terms,
     params: dict[str, Any],
-) -> Match:
+) -> Match | None:
     """The match of the rule: arrays by name, and where the op's axes are in each of them."""
+    view = state.view
     query, key = (
         _labelled(view, value, axes, features)
         for value, axes, features in (
@@ -53,7 +56,6 @@ def build_match(
     )
     behind = spread(view, weighted.value, broadcasts=False)
     of_value = list(weighted.axes)
-    of_value[weighted.keys] = roles.keys
     if weighted.features is not None:
         of_value[weighted.features] = _FEATURES
     value = _Operand(behind.source, _carried(behind.axes, of_value, behind.source.ndim))
@@ -63,13 +65,25 @@ def build_match(
 
     bands = [b for leaf in terms.leaves for b in leaf.bands]
     leaves = [leaf for leaf in terms.leaves if not leaf.bands]
-    if any(b.query != roles.queries for b in bands):
+    if any((b.query,) != roles.queries for b in bands):
         bands, leaves = [], terms.leaves
     left, right = _narrowest(bands)
+    cuts = _cuts(lead, [*terms.added, *leaves])
+    if cuts is None:
+        state.fail("logits are cut along other axes than those of the batch", root)
+        return None
 
-    full = [*lead, *heads, roles.queries, roles.keys]
-    to_heads = [*lead, roles.queries, *heads, _FEATURES]
-    to_keys = [*lead, roles.keys, roles.shared, _FEATURES]
+    queries = roles.queries or (None,)
+    full = [*lead, *heads, *queries, *roles.keys]
+    to_heads = [*lead, *queries, *heads, _FEATURES]
+    to_keys = [*lead, *roles.keys, roles.shared, _FEATURES]
+    cut_full = [part for label in lead for part in cuts.get(label, (label,))]
+    cut_full += full[len(lead) :]
+
+    def order(axes: Labels) -> tuple[Axes, bool]:
+        cut = any(isinstance(a, Part) for a in axes)
+        return _order(axes, cut_full if cut else full), cut
+
     values: dict[str, Value] = {"query": query.value, "key": key.value, "value": value.value}
     for stem, parts in (("factor", terms.factors), ("added", terms.added), ("leaf", leaves)):
         values |= {f"{stem}{i}": part.value for i, part in enumerate(parts)}
@@ -79,10 +93,11 @@ def build_match(
         "value": _order(value.labels, to_keys),
         "value_dtype": jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype),
         "result": _order(to_heads, weighted.result),
-        "grouped": len(heads) == 2,
+        "counts": (len(heads), len(queries), len(roles.keys)),
+        "cuts": tuple([cuts[label][0].sizes if label in cuts else None for label in lead]),
         "factors": tuple((f.negated, _order(f.axes, to_heads)) for f in terms.factors),
-        "added": tuple(_added(a, full) for a in terms.added),
-        "leaves": tuple((leaf.negated, _order(leaf.axes, full)) for leaf in leaves),
+        "added": tuple((a.factor, a.shift, a.negated, order(a.axes)) for a in terms.added),
+        "leaves": tuple((leaf.negated, order(leaf.axes)) for leaf in leaves),
         "logits_dtype": jnp.dtype(terms.dtype or product.query.dtype),
         "scale": terms.scale * query.factor * key.factor,
         "left": left,
@@ -90,6 +105,17 @@ def build_match(
         "params": tuple(sorted(params.items())),
     }
     return Match(view, root, values, info=info)
+
+
+def _cuts(lead: Labels, terms: Iterable[Added | Leaf]) -> dict[Label, tuple[Part, ...]] | None:
+    """The batch axes that logits are cut along, and their parts; ``None`` if they are others."""
+    cuts: dict[Label, tuple[Part, ...]] = {}
+    for label in (a for term in terms for a in term.axes):
+        if isinstance(label, Part):
+            whole = tuple([Part(label.axis, i, label.sizes) for i in range(len(label.sizes))])
+            if label.axis not in lead or cuts.setdefault(label.axis, whole) != whole:
+                return None
+    return cuts
 
 
 def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Operand:
@@ -121,7 +147,7 @@ def _with_extra_axes(
     """
     heads: list[int | None] = [a for a in (roles.shared, roles.grouped) if a is not None]
     labels = list(query.labels)
-    until = labels.index(roles.queries) if roles.queries in labels else len(labels)
+    until = min((labels.index(a) for a in roles.queries if a in labels), default=len(labels))
     lead: list[int | None] = list(roles.lead)
     unnamed = [axis for axis, label in enumerate(labels) if label is None]
     before = [axis for axis in unnamed if axis < until]
@@ -194,10 +220,6 @@ def _of_one_head(view: View, x: _Operand, node: Node, at: int) -> tuple[_Operand
     return source, x.value.shape[at]
 
 
-def _added(added: Added, full: Labels) -> tuple[Any, ...]:
-    return added.factor, added.shift, added.negated, _order(added.axes, full)
-
-
 def _order(labels: Labels, wanted: Labels) -> Axes:
     """Where the wanted axes are among those with ``labels``; ``None`` for those of size 1."""
     places = {label: i for i, label in enumerate(labels) if label is not None}
@@ -218,24 +240,10 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
     for i, (divided, order) in enumerate(info["factors"]):
         factor = _stretch(arrays[f"factor{i}"], order)
         query = query / factor if divided else query * factor
-    shared, grouped = query.shape[-3:-1] if info["grouped"] else (1, 1)
-    if info["grouped"]:
-        query = query.reshape(*query.shape[:-3], shared * grouped, query.shape[-1])
-
-    def of_logits(x: Any, order: Axes) -> Any:
-        """A bias or condition as (..., N, T, S), each dimension that or 1."""
-        x = _stretch(x, order)
-        if not info["grouped"]:
-            return x
-        *lead, a, b, t, s = x.shape
-        if a == b == 1:
-            return x.reshape(*lead, 1, t, s)
-        x = jnp.broadcast_to(x, (*lead, shared, grouped, t, s))
-        return x.reshape(*lead, shared * grouped, t, s)
-
+    layout = _Layout(query, key, info["counts"], info["cuts"])
     bias = None
     for i, (factor, shift, negated, order) in enumerate(info["added"]):
-        one = of_logits(arrays[f"added{i}"], order)
+        one = layout.of_logits(arrays[f"added{i}"], *order)
         if shift is not None:
             zero, number = (jnp.asarray(x, info["logits_dtype"]) for x in (0.0, shift))
             one = jnp.where(one, number, zero) if negated else jnp.where(one, zero, number)
@@ -244,15 +252,15 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
         bias = one if bias is None else bias + one
     mask = None
     for i, (negated, order) in enumerate(info["leaves"]):
-        one = of_logits(arrays[f"leaf{i}"], order)
+        one = layout.of_logits(arrays[f"leaf{i}"], *order)
         one = one if one.dtype == jnp.bool_ else one != 0
         one = ~one if negated else one
         mask = one if mask is None else mask & one
     left, right = info["left"], info["right"]
     y = nnops.dot_product_attention(
-        query,
-        key,
-        value,
+        layout.of_queries(query),
+        layout.of_keys(key),
+        layout.of_keys(value),
         bias,
         mask,
         is_causal=right == 0,
@@ -260,9 +268,74 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
         scale=_scale(info["scale"], query),
         **dict(info["params"]),
     )
-    if info["grouped"]:
-        y = y.reshape(*y.shape[:-2], shared, grouped, y.shape[-1])
-    return arrange(y, info["result"])
+    return arrange(layout.result(y), info["result"])
+
+
+class _Layout:
+    """From arrays that have each axis apart to the op's (..., T, N, H), and back.
+
+    Args:
+      query: of the batch's axes, those of queries, those of heads, and features.
+      key: of the batch's axes, those of keys, heads and features.
+      counts: how many axes there are of heads, queries and keys.
+      cuts: for each of the batch's axes the sizes that it is cut into, ``None`` if it is not.
+    """
+
+    def __init__(self, query: Any, key: Any, counts: tuple[int, int, int], cuts: Any):
+        heads, queries, keys = counts
+        n = len(cuts)
+        self._n = n
+        self._cuts = cuts
+        # Queries that all samples share have size 1 there, and are given to each.
+        self._lead = key.shape[:n]
+        self._queries = query.shape[n : n + queries]
+        self._heads = query.shape[n + queries : -1]
+        self._keys = key.shape[n : n + keys]
+        self._cut_lead = tuple(
+            [m for d, c in zip(self._lead, cuts, strict=True) for m in c or (d,)]
+        )
+        assert len(self._heads) == heads
+
+    def of_queries(self, x: Any) -> Any:
+        """Queries as the op takes them."""
+        shape = (*self._cut_lead, _product(self._queries), _product(self._heads), x.shape[-1])
+        return _reshaped(jnp.broadcast_to(x, (*self._lead, *x.shape[self._n :])), shape)
+
+    def of_keys(self, x: Any) -> Any:
+        """Keys or values as the op takes them."""
+        return _reshaped(x, (*self._cut_lead, _product(self._keys), *x.shape[-2:]))
+
+    def of_logits(self, x: Any, order: Axes, cut: bool) -> Any:
+        """A bias or condition as (..., N, T, S), each dimension that or 1."""
+        x = _stretch(x, order)
+        lead = x.shape[: len(self._cut_lead) if cut else self._n]
+        at, shape, full = len(lead), [], list(lead)
+        if not cut:
+            parts = zip(lead, self._cuts, strict=True)
+            lead = [m for d, c in parts for m in ((1,) * len(c) if c and d == 1 else c or (d,))]
+        for sizes in (self._heads, self._queries, self._keys):
+            own = x.shape[at : at + len(sizes)]
+            at += len(sizes)
+            # Axes that become one are stretched, but where all of them have size 1.
+            one = len(own) > 1 and all(d == 1 for d in own)
+            full += own if one or len(own) == 1 else sizes
+            shape.append(1 if one else own[0] if len(own) == 1 else _product(sizes))
+        return _reshaped(jnp.broadcast_to(x, full), (*lead, *shape))
+
+    def result(self, y: Any) -> Any:
+        """The op's result with each axis apart."""
+        return _reshaped(y, (*self._lead, *self._queries, *self._heads, y.shape[-1]))
+
+
+def _product(sizes: Sequence[Any]) -> Any:
+    out = 1
+    for n in sizes:
+        out = out * n
+    return out
+
+
+def _reshaped(x: Any, shape: Sequence[Any]) -> Any:
+    return x if x.shape == tuple(shape) else x.reshape(shape)
 
 
 def _stretch(x: Any, order: Axes) -> Any:
