@@ -16,6 +16,7 @@ from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.attention_checks import as_operands, check_shapes
 from jaxpress.nnops.attention_masks import band_mask, large_negative
 from jaxpress.nnops.define import define
+from jaxpress.nnops.dropout import FORMS
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import canonical_precision
@@ -38,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "local_window_size": None,
     "dropout_rate": 0.0,
     "dropout_broadcast_dims": (),
+    "dropout_form": FORMS[0],
     "logits_soft_cap": None,
     "mask_value": None,
     "zero_masked": False,
@@ -81,9 +83,7 @@ def _reference(query: Any, key: Any, value: Any, **given: Any) -> Any:
         weights = jnp.where(allowed, weights, jnp.zeros((), weights.dtype))
     weights = weights.astype(value.dtype)
     if dropout_key is not None and given["dropout_rate"] > 0:
-        weights = _dropped(
-            weights, dropout_key, given["dropout_rate"], given["dropout_broadcast_dims"]
-        )
+        weights = _dropped(weights, dropout_key, given)
     out = _weighted(weights, value, precision, given["preferred_element_type"])
     lengths = operands["query_seq_lengths"]
     if lengths is not None:
@@ -161,14 +161,20 @@ def _allowed(shape: Any, operands: Mapping[str, Any], is_causal: bool, window: A
     return allowed
 
 
-def _dropped(weights: Any, key: Any, rate: float, broadcast_dims: tuple[int, ...]) -> Any:
+def _dropped(weights: Any, key: Any, given: Mapping[str, Any]) -> Any:
+    rate = given["dropout_rate"]
     shape = list(weights.shape)
-    for axis in broadcast_dims:
-        shape[axis] = 1
+    for axis in given["dropout_broadcast_dims"]:
+        # Without a batch, there is none to draw once for.
+        if axis >= -len(shape):
+            shape[axis] = 1
     if rate >= 1:
         return jnp.zeros_like(weights)
     keep = jax.random.bernoulli(key, 1 - rate, tuple(shape))
-    return jnp.where(keep, weights / jnp.asarray(1 - rate, weights.dtype), 0)
+    share = jnp.asarray(1 - rate, weights.dtype)
+    if given["dropout_form"] == "multiply":
+        return keep * weights / share
+    return jnp.where(keep, weights / share, 0)
 
 
 def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:

@@ -14,7 +14,9 @@ from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match
 from jaxpress.passes.rules.attention_axes import Product, Roles, Weighted
 from jaxpress.passes.rules.attention_bands import Band, Leaf
+from jaxpress.passes.rules.attention_layout import Layout, stretch
 from jaxpress.passes.rules.attention_terms import Added, Terms, unscaled
+from jaxpress.passes.rules.attention_weights import Dropped
 from jaxpress.passes.rules.axis_parts import Label, Part
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, axes_before, spread
 from jaxpress.passes.view import View
@@ -43,9 +45,21 @@ def build_match(
     weighted: Weighted,
     roles: Roles,
     terms: Terms,
+    dropped: Dropped | None,
     params: dict[str, Any],
 ) -> Match | None:
-    """The match of the rule: arrays by name, and where the op's axes are in each of them."""
+    """The match of the rule: arrays by name, and where the op's axes are in each of them.
+
+    Args:
+      state: the attempt.
+      root: the second product.
+      product: the first.
+      weighted: what the second product sums.
+      roles: what the first product's axes are for.
+      terms: what is done to logits.
+      dropped: how weights are dropped, its axes in those of the first product.
+      params: static parameters of the op.
+    """
     view = state.view
     query, key = (
         _labelled(view, value, axes, features)
@@ -85,6 +99,16 @@ def build_match(
         return _order(axes, cut_full if cut else full), cut
 
     values: dict[str, Value] = {"query": query.value, "key": key.value, "value": value.value}
+    if dropped is not None:
+        # What is drawn depends on the order of the axes.
+        drawn = None if cuts or len(full) != len(lead) + 3 else _drawn(dropped, full)
+        if drawn is None or dropped.node.output.dtype != jnp.promote_types(
+            *(v.dtype for v in root.inputs)
+        ):
+            state.fail("weights are dropped in another layout, or draw in another way", root)
+            return None
+        values["dropout_key"] = view.inputs(dropped.node)[1]
+        params = params | drawn
     for stem, parts in (("factor", terms.factors), ("added", terms.added), ("leaf", leaves)):
         values |= {f"{stem}{i}": part.value for i, part in enumerate(parts)}
     info = {
@@ -116,6 +140,26 @@ def _cuts(lead: Labels, terms: Iterable[Added | Leaf]) -> dict[Label, tuple[Part
             if label.axis not in lead or cuts.setdefault(label.axis, whole) != whole:
                 return None
     return cuts
+
+
+def _drawn(dropped: Dropped, full: Labels) -> dict[str, Any] | None:
+    """The op's parameters that draw just what a ``dropout`` does; ``None`` if there are none."""
+    given, axes = dropped.node.params, dropped.axes
+    shape = dropped.node.output.shape
+    if len(axes) != len(full) or given["draw"] != jnp.result_type(float).name:
+        return None
+    for label, own, n in zip(full, axes, shape, strict=True):
+        alone = label is None or (isinstance(label, int) and label <= _EXTRA)
+        if label != own and not (own is None and n == 1 and alone):
+            return None
+    dims = tuple([d - len(shape) if d >= 0 else d for d in given["broadcast_dims"]])
+    if any(d < -4 for d in dims):
+        return None
+    return {
+        "dropout_rate": given["rate"],
+        "dropout_broadcast_dims": dims,
+        "dropout_form": given["form"],
+    }
 
 
 def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Operand:
@@ -238,9 +282,9 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
     query, key, value = (arrange(arrays[name], info[name]) for name in ("query", "key", "value"))
     value = value.astype(info["value_dtype"])
     for i, (divided, order) in enumerate(info["factors"]):
-        factor = _stretch(arrays[f"factor{i}"], order)
+        factor = stretch(arrays[f"factor{i}"], order)
         query = query / factor if divided else query * factor
-    layout = _Layout(query, key, info["counts"], info["cuts"])
+    layout = Layout(query, key, info["counts"], info["cuts"])
     bias = None
     for i, (factor, shift, negated, order) in enumerate(info["added"]):
         one = layout.of_logits(arrays[f"added{i}"], *order)
@@ -257,90 +301,22 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
         one = ~one if negated else one
         mask = one if mask is None else mask & one
     left, right = info["left"], info["right"]
-    y = nnops.dot_product_attention(
-        layout.of_queries(query),
-        layout.of_keys(key),
-        layout.of_keys(value),
-        bias,
-        mask,
+    operands = {
+        "query": layout.of_queries(query),
+        "key": layout.of_keys(key),
+        "value": layout.of_keys(value),
+        "bias": bias,
+        "mask": mask,
+        "dropout_key": arrays.get("dropout_key"),
+    }
+    y = nnops.registry()["dot_product_attention"].rebind(
+        operands,
         is_causal=right == 0,
         local_window_size=None if left is None and right in (None, 0) else (left, right),
         scale=_scale(info["scale"], query),
         **dict(info["params"]),
     )
     return arrange(layout.result(y), info["result"])
-
-
-class _Layout:
-    """From arrays that have each axis apart to the op's (..., T, N, H), and back.
-
-    Args:
-      query: of the batch's axes, those of queries, those of heads, and features.
-      key: of the batch's axes, those of keys, heads and features.
-      counts: how many axes there are of heads, queries and keys.
-      cuts: for each of the batch's axes the sizes that it is cut into, ``None`` if it is not.
-    """
-
-    def __init__(self, query: Any, key: Any, counts: tuple[int, int, int], cuts: Any):
-        heads, queries, keys = counts
-        n = len(cuts)
-        self._n = n
-        self._cuts = cuts
-        # Queries that all samples share have size 1 there, and are given to each.
-        self._lead = key.shape[:n]
-        self._queries = query.shape[n : n + queries]
-        self._heads = query.shape[n + queries : -1]
-        self._keys = key.shape[n : n + keys]
-        self._cut_lead = tuple(
-            [m for d, c in zip(self._lead, cuts, strict=True) for m in c or (d,)]
-        )
-        assert len(self._heads) == heads
-
-    def of_queries(self, x: Any) -> Any:
-        """Queries as the op takes them."""
-        shape = (*self._cut_lead, _product(self._queries), _product(self._heads), x.shape[-1])
-        return _reshaped(jnp.broadcast_to(x, (*self._lead, *x.shape[self._n :])), shape)
-
-    def of_keys(self, x: Any) -> Any:
-        """Keys or values as the op takes them."""
-        return _reshaped(x, (*self._cut_lead, _product(self._keys), *x.shape[-2:]))
-
-    def of_logits(self, x: Any, order: Axes, cut: bool) -> Any:
-        """A bias or condition as (..., N, T, S), each dimension that or 1."""
-        x = _stretch(x, order)
-        lead = x.shape[: len(self._cut_lead) if cut else self._n]
-        at, shape, full = len(lead), [], list(lead)
-        if not cut:
-            parts = zip(lead, self._cuts, strict=True)
-            lead = [m for d, c in parts for m in ((1,) * len(c) if c and d == 1 else c or (d,))]
-        for sizes in (self._heads, self._queries, self._keys):
-            own = x.shape[at : at + len(sizes)]
-            at += len(sizes)
-            # Axes that become one are stretched, but where all of them have size 1.
-            one = len(own) > 1 and all(d == 1 for d in own)
-            full += own if one or len(own) == 1 else sizes
-            shape.append(1 if one else own[0] if len(own) == 1 else _product(sizes))
-        return _reshaped(jnp.broadcast_to(x, full), (*lead, *shape))
-
-    def result(self, y: Any) -> Any:
-        """The op's result with each axis apart."""
-        return _reshaped(y, (*self._lead, *self._queries, *self._heads, y.shape[-1]))
-
-
-def _product(sizes: Sequence[Any]) -> Any:
-    out = 1
-    for n in sizes:
-        out = out * n
-    return out
-
-
-def _reshaped(x: Any, shape: Sequence[Any]) -> Any:
-    return x if x.shape == tuple(shape) else x.reshape(shape)
-
-
-def _stretch(x: Any, order: Axes) -> Any:
-    x = jnp.asarray(x)
-    return x.reshape((1,) * len(order)) if x.ndim == 0 else arrange(x, order)
 
 
 def _scale(scale: float, query: Any) -> float | None:

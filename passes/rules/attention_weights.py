@@ -1,4 +1,7 @@
-"""What is done to attention's weights between the softmax and the product with the values."""
+"""What is done to attention's weights between the softmax and the product with the values.
+
+Those of masked keys are set to 0, and then some are dropped.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from jaxpress.passes.rules.attention_logits import Softmax, softmax_behind
 from jaxpress.passes.rules.axis_tracking import REARRANGING, Axes, constant, spread
 from jaxpress.passes.view import View
 
-__all__ = ["Weights", "Zeroed", "masks_of", "product_ahead", "weights_behind"]
+__all__ = ["Dropped", "Weights", "Zeroed", "masks_of", "product_ahead", "weights_behind"]
 
 _MAX_STEPS = 6
+_ON_THE_WAY = ("convert_element_type", "select_n", "dropout")
 
 
 class Zeroed(NamedTuple):
@@ -32,6 +36,18 @@ class Zeroed(NamedTuple):
     axes: Axes
 
 
+class Dropped(NamedTuple):
+    """Weights are dropped.
+
+    Attributes:
+      node: the ``dropout``.
+      axes: for each axis of its operand, that of the softmax.
+    """
+
+    node: Node
+    axes: Axes
+
+
 class Weights(NamedTuple):
     """Attention's weights.
 
@@ -39,12 +55,14 @@ class Weights(NamedTuple):
       softmax: what they come from.
       axes: for each of their axes in the product with the values, that of the softmax.
       zeroed: where they are set to 0.
+      dropped: how they are dropped after that, if they are.
       nodes: the operations in between, the last one first.
     """
 
     softmax: Softmax
     axes: Axes
     zeroed: tuple[Zeroed, ...]
+    dropped: Dropped | None
     nodes: tuple[Node, ...]
 
 
@@ -54,14 +72,25 @@ def weights_behind(view: View, value: Value) -> Weights | None:
     # The operand itself first, then conditions: each with its axes in those of ``value``.
     axes: list[Axes] = [tuple(range(value.ndim))]
     conditions: list[tuple[Value, bool]] = []
+    dropout: Node | None = None
     for _ in range(_MAX_STEPS):
         behind = spread(view, value, broadcasts=False, also=_conversion(view))
         axes = [tuple([None if a is None else behind.axes[a] for a in one]) for one in axes]
         nodes += behind.nodes
         value = behind.source
         node = view.producer(value)
-        found = None if node is None else _zeroing(view, node)
-        if node is None or found is None:
+        if node is None:
+            break
+        if node.op == "dropout" and not conditions and dropout is None:
+            if node.params["operands"] != ("x", "key") or "mapped" in node.params:
+                return None
+            dropout = node
+            nodes.append(node)
+            axes.append(tuple(range(value.ndim)))
+            value = view.inputs(node)[0]
+            continue
+        found = _zeroing(view, node)
+        if found is None:
             break
         data, condition, negated = found
         nodes.append(node)
@@ -71,8 +100,10 @@ def weights_behind(view: View, value: Value) -> Weights | None:
     softmax = softmax_behind(view, value)
     if softmax is None:
         return None
-    zeroed = [Zeroed(*c, one) for c, one in zip(conditions, axes[1:], strict=True)]
-    return Weights(softmax, axes[0], tuple(zeroed), tuple(nodes))
+    own, *rest = axes
+    dropped = None if dropout is None else Dropped(dropout, rest.pop(0))
+    zeroed = [Zeroed(*c, one) for c, one in zip(conditions, rest, strict=True)]
+    return Weights(softmax, own, tuple(zeroed), dropped, tuple(nodes))
 
 
 def _conversion(view: View) -> Any:
@@ -102,7 +133,7 @@ def product_ahead(view: View, node: Node) -> Node | None:
         (node,) = users
         if node.op == "dot_general":
             return node
-        if node.op not in REARRANGING and node.op not in ("convert_element_type", "select_n"):
+        if node.op not in REARRANGING and node.op not in _ON_THE_WAY:
             return None
     return None
 

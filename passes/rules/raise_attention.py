@@ -41,16 +41,16 @@ _NARROW = {
 class _AttentionPattern:
     """``softmax(where(mask, q k^T * scale + bias, fill)) v``, rooted at the second product."""
 
-    names = frozenset({"dot_general", "softmax"})
+    names = frozenset({"dot_general", "softmax", "dropout"})
     size = 16
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        if node.op == "softmax":
+        if node.op != "dot_general":
             # One that another rule has just named, perhaps far from the product that uses it.
             root = product_ahead(view, node)
             if root is None:
-                state.fail("no product uses the softmax, and nothing else", node)
+                state.fail(f"no product uses the {node.op}, and nothing else", node)
                 return None
             node = root
         for side in (0, 1):
@@ -105,8 +105,13 @@ def _match(state: State, root: Node, side: int, weights: Weights, logits: Logits
         if softmax.where is not None:
             terms.fill = None
     roles = roles_of(state, product, [b for leaf in terms.leaves for b in leaf.bands])
-    params = {**_static(root, product, logits, softmax, terms, alone is not None)}
-    return build_match(state, root, product, weighted, roles, terms, params | {"precision": first})
+    params = _static(root, product, logits, softmax, terms, alone is not None)
+    params["precision"] = first
+    dropped = weights.dropped
+    if dropped is not None:
+        axes = tuple([None if a is None else logits.axes[a] for a in dropped.axes])
+        dropped = dropped._replace(axes=axes)
+    return build_match(state, root, product, weighted, roles, terms, dropped, params)
 
 
 def _static(

@@ -224,7 +224,6 @@ def test_masked_logits_take_the_value_that_is_given():
 
 
 def zeroed_by_hand(q, k, v, mask, fill):
-    """With a fill, what Keras has: a softmax of masked logits, and its result masked again."""
     logits = jnp.einsum("...tnh,...snh->...nts", q, k) / np.sqrt(H)
     if fill is None:
         weights = jax.nn.softmax(logits, where=mask)
@@ -258,7 +257,6 @@ def test_weights_of_masked_keys_are_0(fill):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert not y[0, 0].any() and y[0, 1].any()
     assert not got[0][:, 0, 0].any() and all(jnp.isfinite(g).all() for g in got)
-    # What a mask hides from all is not seen at all, NaN included.
     assert jnp.isfinite(f(q, k.at[0, 3].set(jnp.nan), v)).all()
     plain = nnops.dot_product_attention(q, k, v)
     np.testing.assert_array_equal(nnops.dot_product_attention(q, k, v, zero_masked=True), plain)
@@ -333,6 +331,12 @@ def test_dropout_keeps_the_mean_and_the_draw():
     none = f(q, k, v, dropout_key=key, dropout_rate=1.0)
     np.testing.assert_array_equal(none, 0)
     np.testing.assert_allclose(f(q, k, v, dropout_key=key), 1, rtol=1e-6)
+    # Without a batch, one draw for all samples is one.
+    alone = [x[0] for x in (q, k, v)]
+    np.testing.assert_array_equal(
+        f(*alone, dropout_key=key, dropout_rate=0.25, dropout_broadcast_dims=(0, 1)),
+        f(*alone, dropout_key=key, dropout_rate=0.25, dropout_broadcast_dims=(1,)),
+    )
 
 
 def test_dropout_has_gradients_and_batches():

@@ -1,4 +1,4 @@
-"""What is done to attention's weights: those of masked keys set to 0."""
+"""What is done to attention's weights: those of masked keys are 0, and some are dropped."""
 
 from __future__ import annotations
 
@@ -146,3 +146,61 @@ def test_a_further_mask_is_zeroed_too() -> None:
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     padded = jp.optimize(fn, [insert_attention_mask("key_padding"), "default"])
     assert not padded(Q, K, V, lengths=jnp.array([4, 0], jnp.int32))[1].any()
+
+
+# Dropout.
+
+KEY = jax.random.key(3)
+
+
+def keep(shape, rate=0.25):
+    return jax.random.bernoulli(KEY, 1 - rate, shape)
+
+
+@pytest.mark.parametrize(
+    "after, dims, form",
+    [
+        (lambda p: jnp.where(keep(p.shape), p / 0.75, 0), (), "select"),
+        (lambda p: p * (keep((1, 1, T, T)) / 0.75), (-4, -3), "multiply"),
+        (lambda p: nnops.dropout(zeroed(p), KEY, rate=0.25, broadcast_dims=1), (-3,), "select"),
+    ],
+)
+def test_weights_are_dropped(after, dims, form) -> None:
+    fn = lambda *a: attend(*a, masked, after)  # noqa: E731
+    fast = jp.optimize(fn)
+    assert fast.graph(Q, K, V).count()["dot_product_attention"] == 1
+    (node,) = fast.graph(Q, K, V).find("dot_product_attention")
+    assert node.params["dropout_rate"] == 0.25 and node.params["dropout_form"] == form
+    assert node.params["dropout_broadcast_dims"] == dims
+    assert not {"dropout", "dot_general", "softmax"} & {*fast.graph(Q, K, V).count()}
+    jp.verify(fn, fast, gradients=True)(Q, K, V)
+
+
+def of_one_head(q, k, v):
+    w = nnops.dropout(jax.nn.softmax(q[:, :, 0] @ k[:, :, 0].swapaxes(1, 2)), KEY, rate=0.25)
+    return w @ v[:, :, 0]
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        # Drawn in another order of the axes, for one head without an axis, for each head with a
+        # key of its own, by a mask that is given, twice, or before the masked ones are set to 0.
+        lambda *a: attend(*a, after=lambda p: nnops.dropout(
+            p.swapaxes(1, 2), KEY, rate=0.25).swapaxes(1, 2)),
+        of_one_head,
+        lambda q, k, v: jax.vmap(lambda q, k, v, key: nnops.dropout(
+            jax.nn.softmax(q @ k.T), key, rate=0.25) @ v)(
+                q[0].swapaxes(0, 1), k[0].swapaxes(0, 1), v[0].swapaxes(0, 1),
+                jax.random.split(KEY, N)),
+        lambda *a: attend(*a, after=lambda p: nnops.registry()["dropout"].rebind(
+            {"x": p, "keep": MASK & (p < 2)}, rate=0.25)),
+        lambda *a: attend(*a, after=lambda p: nnops.dropout(
+            nnops.dropout(p, KEY, rate=0.25), KEY, rate=0.5)),
+        lambda *a: attend(*a, masked, lambda p: zeroed(nnops.dropout(p, KEY, rate=0.25))),
+    ],
+)  # fmt: skip
+def test_draws_that_attention_does_not_make_stay(fn) -> None:
+    fast = jp.optimize(fn)
+    assert not fast.graph(Q, K, V).count()["dot_product_attention"]
+    jp.verify(fn, fast)(Q, K, V)
