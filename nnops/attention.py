@@ -16,6 +16,7 @@ from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.attention_checks import as_operands, check_shapes
 from jaxpress.nnops.attention_masks import band_mask, large_negative
 from jaxpress.nnops.define import define
+from jaxpress.nnops.dropout import FORMS
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import canonical_precision
@@ -38,8 +39,10 @@ DEFAULTS: dict[str, Any] = {
     "local_window_size": None,
     "dropout_rate": 0.0,
     "dropout_broadcast_dims": (),
+    "dropout_form": FORMS[0],
     "logits_soft_cap": None,
     "mask_value": None,
+    "zero_masked": False,
     "logits_dtype": None,
     "softmax_dtype": None,
     "precision": None,
@@ -66,17 +69,21 @@ def _reference(query: Any, key: Any, value: Any, **given: Any) -> Any:
     if bias is not None:
         logits = (logits + bias).astype(logits_dtype)
     allowed = _allowed(logits.shape, operands, given["is_causal"], given["local_window_size"])
-    if allowed is not None:
-        fill = given["mask_value"]
+    zeroed = given["zero_masked"] and allowed is not None
+    fill = given["mask_value"]
+    # Without a fill, a softmax over the keys that take part leaves the others out.
+    alone = zeroed and fill is None
+    if allowed is not None and not alone:
         fill = large_negative(logits_dtype) if fill is None else fill
         logits = jnp.where(allowed, logits, jnp.asarray(fill, logits_dtype))
 
-    weights = jax.nn.softmax(logits.astype(given["softmax_dtype"] or logits_dtype), axis=-1)
+    logits = logits.astype(given["softmax_dtype"] or logits_dtype)
+    weights = jax.nn.softmax(logits, axis=-1, where=allowed if alone else None)
+    if zeroed and not alone:
+        weights = jnp.where(allowed, weights, jnp.zeros((), weights.dtype))
     weights = weights.astype(value.dtype)
     if dropout_key is not None and given["dropout_rate"] > 0:
-        weights = _dropped(
-            weights, dropout_key, given["dropout_rate"], given["dropout_broadcast_dims"]
-        )
+        weights = _dropped(weights, dropout_key, given)
     out = _weighted(weights, value, precision, given["preferred_element_type"])
     lengths = operands["query_seq_lengths"]
     if lengths is not None:
@@ -154,14 +161,20 @@ def _allowed(shape: Any, operands: Mapping[str, Any], is_causal: bool, window: A
     return allowed
 
 
-def _dropped(weights: Any, key: Any, rate: float, broadcast_dims: tuple[int, ...]) -> Any:
+def _dropped(weights: Any, key: Any, given: Mapping[str, Any]) -> Any:
+    rate = given["dropout_rate"]
     shape = list(weights.shape)
-    for axis in broadcast_dims:
-        shape[axis] = 1
+    for axis in given["dropout_broadcast_dims"]:
+        # Without a batch, there is none to draw once for.
+        if axis >= -len(shape):
+            shape[axis] = 1
     if rate >= 1:
         return jnp.zeros_like(weights)
     keep = jax.random.bernoulli(key, 1 - rate, tuple(shape))
-    return jnp.where(keep, weights / jnp.asarray(1 - rate, weights.dtype), 0)
+    share = jnp.asarray(1 - rate, weights.dtype)
+    if given["dropout_form"] == "multiply":
+        return keep * weights / share
+    return jnp.where(keep, weights / share, 0)
 
 
 def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
@@ -206,6 +219,7 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     return {
         **params,
         "is_causal": static_value(op, "is_causal", params["is_causal"], False),
+        "zero_masked": static_value(op, "zero_masked", params["zero_masked"], False),
         "local_window_size": window,
         "dropout_rate": rate,
         "dropout_broadcast_dims": dims,
@@ -267,6 +281,7 @@ def dot_product_attention(
     dropout_broadcast_dims: tuple[int, ...] = (),
     logits_soft_cap: float | None = None,
     mask_value: float | None = None,
+    zero_masked: bool = False,
     logits_dtype: Any = None,
     softmax_dtype: Any = None,
     precision: Any = None,
@@ -278,7 +293,8 @@ def dot_product_attention(
 
     B is the batch, T the number of queries, S of keys, N of query heads, K of key heads, H the
     features of a head. All masks hold together. A row in which every key is masked gives the mean
-    of all values, as in jax.nn; a query beyond ``query_seq_lengths`` gives zeros.
+    of all values, as in jax.nn, or zeros with ``zero_masked``; a query beyond
+    ``query_seq_lengths`` gives zeros.
 
     Args:
         query: (B, T, N, H); any number of leading dimensions in place of B, also none.
@@ -301,6 +317,9 @@ def dot_product_attention(
             they are if left out.
         mask_value: what stands for a masked logit; ``-0.7`` times the largest number of the dtype
             if left out.
+        zero_masked: weights of masked keys are 0, and so is all of a row in which every key is
+            masked: the softmax is over the other keys alone, as ``jax.nn.softmax(where=...)``, or,
+            where ``mask_value`` is given, its result is set to 0 after it, as in Keras.
         logits_dtype: dtype of logits, bias sum and masking; the operands', float32 at least, if
             left out.
         softmax_dtype: dtype of the softmax; ``logits_dtype`` if left out.
@@ -347,6 +366,7 @@ def dot_product_attention(
         dropout_broadcast_dims=dropout_broadcast_dims if "dropout_key" in operands else (),
         logits_soft_cap=logits_soft_cap,
         mask_value=mask_value,
+        zero_masked=zero_masked,
         logits_dtype=logits_dtype,
         softmax_dtype=softmax_dtype,
         precision=precision,

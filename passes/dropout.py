@@ -18,7 +18,8 @@ from jaxpress.passes.new_arguments import add_arguments
 from jaxpress.passes.pattern import State
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.record import Rewrite
-from jaxpress.passes.rule import Match, Rule
+from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.weights import rebind
 from jaxpress.passes.view import View, is_parameter_like
 from jaxpress.passes.weight_masks import raised
 from jaxpress.passes.weight_sites import Where, chooser
@@ -32,8 +33,8 @@ LAYERS = frozenset({"dense", "conv", "einsum_dense", "dot_product_attention", "e
 def remove_dropout(where: Where = None) -> Pass:
     """A pass that takes dropout out, as when a model is not trained.
 
-    The function is raised to named ops first, so dropout that is written out goes too. A key that
-    nothing else needs stays an argument.
+    The function is raised to named ops first, so dropout that is written out goes too, and so does
+    that of attention's weights. A key that nothing else needs stays an argument.
 
     Args:
       where: which dropout: None for all of it; a pattern for scopes, such as ``"*/decoder/*"``; a
@@ -54,13 +55,17 @@ def remove_dropout(where: Where = None) -> Pass:
     [2.0, 2.0]
     """
     chosen = chooser(where)
-    rule = Rule(
-        "remove_dropout", _ChosenDropout(chosen), _undropped, numerics="approximate", shared=True
+    how: dict[str, Any] = {"numerics": "approximate", "shared": True}
+    rules = RuleSet(
+        (
+            Rule("remove_dropout", _ChosenDropout(chosen), _undropped, **how),
+            Rule("remove_attention_dropout", _ChosenAttention(chosen), _all_attended, **how),
+        )
     )
 
     def work(graph: Graph, record: list[Rewrite] | None = None) -> Graph:
         graph = raised(graph)
-        return rewrite(graph, rule, pass_name="remove_dropout", record=record)
+        return rewrite(graph, rules, pass_name="remove_dropout", record=record)
 
     return Pass("remove_dropout", work, "Dropout is taken out.")
 
@@ -90,6 +95,34 @@ def _undropped(x: Any, other: Any, *, match: Match) -> Any:
     for axes in match.root.params.get("mapped", ()):
         fn = jax.vmap(fn, in_axes=axes)
     return fn(x, other)
+
+
+class _ChosenAttention:
+    """An attention that is chosen, and drops some of its weights."""
+
+    names = frozenset({"dot_product_attention"})
+    size = 1
+
+    def __init__(self, chosen: Callable[[Node, str], bool]):
+        self.chosen = chosen
+
+    def find(self, state: State, node: Node) -> Match | None:
+        names = node.params["operands"]
+        if "dropout_key" not in names or not self.chosen(node, ""):
+            state.fail("it drops nothing, or is not among those that are chosen", node)
+            return None
+        return Match(state.view, node, dict(zip(names, state.view.inputs(node), strict=True)))
+
+
+def _all_attended(*, match: Match, **operands: Any) -> Any:
+    def fn(*arrays: Any) -> Any:
+        given = dict(zip(operands, arrays, strict=True))
+        del given["dropout_key"]
+        return rebind(match.root, given, dropout_rate=0.0, dropout_broadcast_dims=(), mapped=())
+
+    for axes in match.root.params.get("mapped", ()):
+        fn = jax.vmap(fn, in_axes=axes)
+    return fn(*operands.values())
 
 
 def insert_dropout(

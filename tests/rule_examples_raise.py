@@ -127,6 +127,11 @@ RAISING: dict[str, Case] = {
     "raise_logsumexp": Case(
         lambda x: jax.nn.logsumexp(x, axis=-1), (X,), lambda x: jnp.log(jnp.exp(x).sum(-1))
     ),
+    "exp_of_log_softmax": Case(
+        lambda x: jnp.exp(nnops.log_softmax(x, (0, 1))),
+        (X,),
+        lambda x: jnp.exp2(nnops.log_softmax(x, (0, 1))),
+    ),
     # Attention and recurrence.
     "raise_attention": Case(attention, Q, lambda *a: attention(*a, jnp.sqrt), tidied=True),
     "tidy_attention": Case(

@@ -25,7 +25,8 @@ class Product(NamedTuple):
       features: the axis that is contracted, of query and of key.
       batch: the result's batch axes.
       free: the result's axes that ``query`` alone has.
-      keys: the result's axis of keys.
+      keys: the result's axes of keys.
+      own: the result's other axes that ``key`` alone has.
     """
 
     query: Value
@@ -35,22 +36,24 @@ class Product(NamedTuple):
     features: tuple[int, int]
     batch: tuple[int, ...]
     free: tuple[int, ...]
-    keys: int
+    keys: tuple[int, ...]
+    own: tuple[int, ...]
 
 
 class Roles(NamedTuple):
-    """Axes of the product: what each of them is for attention; ``None`` is an axis of size 1.
+    """Axes of the product: what each of them is for attention.
 
     Attributes:
       lead: the batch.
-      queries, keys: T and S.
-      shared: heads that queries, keys and values all have.
-      grouped: query heads that share one key head.
+      queries, keys: T and S, of several axes where attention looks along several; no query's axis
+        is one query.
+      shared: heads that queries, keys and values all have; ``None`` is one.
+      grouped: query heads that share one key head; ``None`` is one.
     """
 
     lead: tuple[int, ...]
-    queries: int | None
-    keys: int
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
     shared: int | None
     grouped: int | None
 
@@ -60,8 +63,7 @@ class Weighted(NamedTuple):
 
     Attributes:
       value: the values.
-      axes: the product's axis for each axis of ``value`` that is a batch axis; ``None`` for others.
-      keys: the axis of ``value`` that is contracted.
+      axes: the product's axis for each axis of ``value``; ``None`` for its features.
       features: its axis of features, if it has one.
       result: for each axis of the result, the product's; ``-1`` for the features, ``None`` for
         an axis of size 1.
@@ -69,19 +71,19 @@ class Weighted(NamedTuple):
 
     value: Value
     axes: Axes
-    keys: int
     features: int | None
     result: Axes
 
 
-def product_of(state: State, node: Node, axis: int | None) -> Product | None:
-    """The product of queries and keys, if the softmax runs along one operand's own axis."""
+def product_of(state: State, node: Node, keys: Axes) -> Product | None:
+    """The product of queries and keys, if the softmax's axes, ``keys``, are one operand's own."""
     view = state.view
     left, right = view.inputs(node)
     (contracted, batches) = node.params["dimension_numbers"]
-    if axis is None or any(len(c) != 1 for c in contracted):
+    if None in keys or any(len(c) != 1 for c in contracted):
         state.fail("the product contracts several axes, or the softmax is not along its own", node)
         return None
+    along = tuple([a for a in keys if a is not None])
     if node.params.get("out_sharding") is not None:
         state.fail("the product says how its result is sharded", node)
         return None
@@ -92,10 +94,14 @@ def product_of(state: State, node: Node, axis: int | None) -> Product | None:
         own = [a for a in range(value.ndim) if a not in used]
         axes[side] += own
         axes[1 - side] += [None] * len(own)
-    if axis < n:
+    if min(along) < n:
         state.fail("the softmax runs along an axis that queries and keys share", node)
         return None
-    query = 1 if axes[0][axis] is not None else 0
+    query = 1 if axes[0][along[0]] is not None else 0
+    if any(axes[1 - query][a] is None for a in along):
+        state.fail("the softmax runs along axes of both operands", node)
+        return None
+    own = range(n, len(axes[0]))
     operands = (left, right)
     return Product(
         operands[query],
@@ -104,12 +110,13 @@ def product_of(state: State, node: Node, axis: int | None) -> Product | None:
         tuple(axes[1 - query]),
         (int(contracted[query][0]), int(contracted[1 - query][0])),
         tuple(range(n)),
-        tuple(i for i in range(n, len(axes[0])) if axes[query][i] is not None),
-        axis,
+        tuple(i for i in own if axes[query][i] is not None),
+        along,
+        tuple(i for i in own if axes[query][i] is None and i not in along),
     )
 
 
-def roles_of(state: State, product: Product, bands: Iterable[Band]) -> Roles | None:
+def roles_of(state: State, product: Product, bands: Iterable[Band]) -> Roles:
     """What the product's axes are for attention.
 
     Any two batch axes are as good as each other for the values; which of them are called heads is
@@ -122,31 +129,30 @@ def roles_of(state: State, product: Product, bands: Iterable[Band]) -> Roles | N
         place = product.query_axes[axis]
         return 1 if place is None else sizes[place]
 
-    others = [
-        a
-        for a, place in enumerate(product.key_axes)
-        if place is not None and a not in product.batch and a != product.keys
-    ]
-    if any(product.key.shape[product.key_axes[a] or 0] != 1 for a in others):
-        state.fail("keys have another axis that queries do not have")
-        return None
+    others = tuple([a for a in product.own if product.key.shape[product.key_axes[a] or 0] != 1])
     # Axes of size 1 that were made for the product are none of the queries' own.
     places = _places(view, product)
     free = [a for a in product.free if a in places] or list(product.free[:1])
     if len(free) > 2:
         free = [a for a in free if size(a) != 1]
-    if len(free) > 2:
-        state.fail("queries have more than two axes that keys do not have")
-        return None
-    queries, grouped = _queries_and_groups(product, free, bands, places, size)
+    grouped: int | None = None
+    if len(free) > 2 or len(product.keys) > 1:
+        # Attention along several axes at once.
+        queries = tuple(sorted(free, key=lambda a: places.get(a, a)))
+    else:
+        one, grouped = _queries_and_groups(product, free, bands, places, size)
+        queries = () if one is None else (one,)
     batch = sorted((a for a in product.batch if a in places), key=lambda a: places[a])
     shared: int | None = None
     if grouped is not None:
         before = [a for a in batch if places[a] == places[grouped] - 1]
         shared = before[0] if before else None
-    elif batch and (len(batch) > 1 or places[batch[0]] > places.get(queries, len(sizes))):
-        shared = batch[-1]
-    lead = tuple(a for a in batch if a != shared)
+    elif batch:
+        first = min((places.get(a, len(sizes)) for a in queries), default=len(sizes))
+        if others or len(batch) > 1 or places[batch[0]] > first:
+            shared = batch[-1]
+    # Queries that all samples share are given to each of them.
+    lead = (*others, *(a for a in batch if a != shared))
     return Roles(lead, queries, product.keys, shared, grouped)
 
 
@@ -177,7 +183,7 @@ def _queries_and_groups(
     heads = {places[a] for a in product.batch if a in places}
     adjacent = [a for a in free if places[a] - 1 in heads and places[a] > min(places.values())]
     adjacent = [a for a in adjacent if not any(places[b] == places[a] - 1 for b in free)]
-    keys = product.key_axes[product.keys]
+    keys = product.key_axes[product.keys[0]]
     assert keys is not None
     as_long = [a for a in free if size(a) == product.key.shape[keys]]
     ones = [a for a in free if size(a) == 1]
@@ -206,17 +212,20 @@ def weighted_of(
     """
     value = state.view.inputs(root)[1 - side]
     (contracted, batches) = root.params["dimension_numbers"]
-    if root.params.get("out_sharding") is not None or len(contracted[side]) != 1:
-        state.fail("the second product contracts several axes, or is sharded", root)
+    if root.params.get("out_sharding") is not None:
+        state.fail("the second product is sharded", root)
         return None
-    if axes[int(contracted[side][0])] != product.keys:
+    summed = [axes[int(a)] for a in contracted[side]]
+    if len(summed) != len(product.keys) or set(summed) != set(product.keys):
         state.fail("the second product does not sum along the softmax's axis", root)
         return None
     of_value: list[int | None] = [None] * value.ndim
+    for label, theirs in zip(summed, contracted[1 - side], strict=True):
+        of_value[int(theirs)] = label
     batch_labels: list[int | None] = []
     for mine, theirs in zip(batches[side], batches[1 - side], strict=True):
         label = axes[int(mine)]
-        if label is not None and label not in product.batch:
+        if label is not None and label not in product.batch and label not in product.own:
             state.fail("values differ from query to query", root)
             return None
         batch_labels.append(label)
@@ -226,8 +235,8 @@ def weighted_of(
     weights = state.view.inputs(root)[side]
     mine = {int(a) for a in (*contracted[side], *batches[side])}
     rest = [axes[a] for a in range(weights.ndim) if a not in mine]
-    for label in (label for label in rest if label in product.batch):
-        if product.query.shape[product.query_axes[label] or 0] != 1:  # type: ignore[index]
+    for label in (label for label in rest if label in product.batch or label in product.own):
+        if product.key.shape[product.key_axes[label] or 0] != 1:  # type: ignore[index]
             state.fail("values are shared by samples that keys are not", root)
             return None
     if len(own) > 1:
@@ -238,7 +247,6 @@ def weighted_of(
     return Weighted(
         value,
         tuple(of_value),
-        int(contracted[1 - side][0]),
         own[0] if own else None,
         tuple(result),
     )

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpress.capture import Value
-from jaxpress.passes.rules.axis_tracking import Axes, axes_before, constant, spread
+from jaxpress.passes.rules.axis_parts import Label, Labels, inverse
+from jaxpress.passes.rules.axis_tracking import axes_before, constant, spread
 from jaxpress.passes.view import View
 
 __all__ = ["Band", "Leaf", "positions_of", "take_apart"]
@@ -34,26 +35,36 @@ class Leaf(NamedTuple):
     Attributes:
       value: the condition.
       negated: a position takes part where it is false.
-      axes: for each axis of ``value``, the axis of the product along which it runs.
+      axes: for each axis of ``value``, the axis of the product along which it runs, or the part
+        of it.
       bands: what it says of positions, and that is all it says; empty where it says other things.
     """
 
     value: Value
     negated: bool
-    axes: Axes
+    axes: Labels
     bands: tuple[Band, ...] = ()
 
+    @property
+    def meaning(self) -> Any:
+        """Equal for leaves that say the same."""
+        return self.bands or (id(self.value), self.negated, self.axes)
 
-def take_apart(view: View, value: Value, axes: Axes, negated: bool, key_axis: int) -> list[Leaf]:
+
+def take_apart(
+    view: View, value: Value, axes: Labels, negated: bool, keys: tuple[int, ...]
+) -> list[Leaf]:
     """A condition as conditions that hold together.
 
     Args:
       view: the graph.
       value: the condition.
-      axes: for each axis of ``value``, the axis of the product.
+      axes: for each axis of ``value``, the axis of the product, or the part of it.
       negated: whether it is to be false instead.
-      key_axis: the axis of the product along which keys run.
+      keys: the axes of the product along which keys run.
     """
+    # Of keys along several axes, no comparison of positions is one of a query and a key.
+    key_axis = keys[0] if len(keys) == 1 else -1
     leaves: list[Leaf] = []
     waiting = [(value, axes, negated)]
     for _ in range(_MAX_PARTS):
@@ -61,8 +72,8 @@ def take_apart(view: View, value: Value, axes: Axes, negated: bool, key_axis: in
             break
         value, axes, negated = waiting.pop()
         behind = spread(view, value)
-        axes = _inverse(behind.axes, axes, behind.source.ndim)
         value = behind.source
+        axes = inverse(behind.axes, axes, value.shape)
         parts = _parts(view, value, negated)
         if parts is not None:
             waiting.extend((v, axes if v.ndim else (), inverted) for v, inverted in parts)
@@ -71,14 +82,6 @@ def take_apart(view: View, value: Value, axes: Axes, negated: bool, key_axis: in
         leaves.append(Leaf(value, negated, axes, tuple(bands)))
     leaves.extend(Leaf(v, n, a) for v, a, n in waiting)
     return leaves
-
-
-def _inverse(axes: Axes, labels: Axes, ndim: int) -> Axes:
-    out: list[int | None] = [None] * ndim
-    for i, a in enumerate(axes):
-        if a is not None:
-            out[a] = labels[i]
-    return tuple(out)
 
 
 def _parts(view: View, value: Value, negated: bool) -> list[tuple[Value, bool]] | None:
@@ -167,7 +170,7 @@ class Positions(NamedTuple):
     offset: int
 
 
-def _bands(view: View, value: Value, axes: Axes, negated: bool, key_axis: int) -> list[Band]:
+def _bands(view: View, value: Value, axes: Labels, negated: bool, key_axis: int) -> list[Band]:
     """What a comparison of positions allows; empty if it is not one of query and key."""
     node = view.producer(value)
     if node is None or node.op not in ("ge", "gt", "le", "lt", "eq"):
@@ -188,12 +191,14 @@ def _bands(view: View, value: Value, axes: Axes, negated: bool, key_axis: int) -
     bands: list[Band] = []
     for factors, offset in pairs:
         # sum(factor * index) + offset >= 0
-        by_axis: dict[int | None, int] = {}
+        by_axis: dict[Label, int] = {}
         for axis, factor in factors.items():
             by_axis[axes[axis]] = by_axis.get(axes[axis], 0) + factor
         by_axis = {k: f for k, f in by_axis.items() if f}
         others = [k for k in by_axis if k != key_axis]
-        if len(others) != 1 or others[0] is None or set(by_axis.values()) != {1, -1}:
+        if len(others) != 1 or not isinstance(others[0], int) or key_axis not in by_axis:
+            return []
+        if set(by_axis.values()) != {1, -1}:
             return []
         query = others[0]
         slack = offset - (op == "gt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,10 +10,14 @@ import numpy as np
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
+from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match
 from jaxpress.passes.rules.attention_axes import Product, Roles, Weighted
-from jaxpress.passes.rules.attention_bands import Band
+from jaxpress.passes.rules.attention_bands import Band, Leaf
+from jaxpress.passes.rules.attention_layout import Layout, stretch
 from jaxpress.passes.rules.attention_terms import Added, Terms, unscaled
+from jaxpress.passes.rules.attention_weights import Dropped
+from jaxpress.passes.rules.axis_parts import Label, Part
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, axes_before, spread
 from jaxpress.passes.view import View
 
@@ -23,7 +27,7 @@ __all__ = ["build_match", "make_attention"]
 _FEATURES = -1
 _EXTRA = -2
 
-Labels = Sequence[int | None]
+Labels = Sequence[Label]
 
 
 class _Operand(NamedTuple):
@@ -35,15 +39,28 @@ class _Operand(NamedTuple):
 
 
 def build_match(
-    view: View,
+    state: State,
     root: Node,
     product: Product,
     weighted: Weighted,
     roles: Roles,
     terms: Terms,
+    dropped: Dropped | None,
     params: dict[str, Any],
-) -> Match:
-    """The match of the rule: arrays by name, and where the op's axes are in each of them."""
+) -> Match | None:
+    """The match of the rule: arrays by name, and where the op's axes are in each of them.
+
+    Args:
+      state: the attempt.
+      root: the second product.
+      product: the first.
+      weighted: what the second product sums.
+      roles: what the first product's axes are for.
+      terms: what is done to logits.
+      dropped: how weights are dropped, its axes in those of the first product.
+      params: static parameters of the op.
+    """
+    view = state.view
     query, key = (
         _labelled(view, value, axes, features)
         for value, axes, features in (
@@ -53,7 +70,6 @@ def build_match(
     )
     behind = spread(view, weighted.value, broadcasts=False)
     of_value = list(weighted.axes)
-    of_value[weighted.keys] = roles.keys
     if weighted.features is not None:
         of_value[weighted.features] = _FEATURES
     value = _Operand(behind.source, _carried(behind.axes, of_value, behind.source.ndim))
@@ -63,14 +79,36 @@ def build_match(
 
     bands = [b for leaf in terms.leaves for b in leaf.bands]
     leaves = [leaf for leaf in terms.leaves if not leaf.bands]
-    if any(b.query != roles.queries for b in bands):
+    if any((b.query,) != roles.queries for b in bands):
         bands, leaves = [], terms.leaves
     left, right = _narrowest(bands)
+    cuts = _cuts(lead, [*terms.added, *leaves])
+    if cuts is None:
+        state.fail("logits are cut along other axes than those of the batch", root)
+        return None
 
-    full = [*lead, *heads, roles.queries, roles.keys]
-    to_heads = [*lead, roles.queries, *heads, _FEATURES]
-    to_keys = [*lead, roles.keys, roles.shared, _FEATURES]
+    queries = roles.queries or (None,)
+    full = [*lead, *heads, *queries, *roles.keys]
+    to_heads = [*lead, *queries, *heads, _FEATURES]
+    to_keys = [*lead, *roles.keys, roles.shared, _FEATURES]
+    cut_full = [part for label in lead for part in cuts.get(label, (label,))]
+    cut_full += full[len(lead) :]
+
+    def order(axes: Labels) -> tuple[Axes, bool]:
+        cut = any(isinstance(a, Part) for a in axes)
+        return _order(axes, cut_full if cut else full), cut
+
     values: dict[str, Value] = {"query": query.value, "key": key.value, "value": value.value}
+    if dropped is not None:
+        # What is drawn depends on the order of the axes.
+        drawn = None if cuts or len(full) != len(lead) + 3 else _drawn(dropped, full)
+        if drawn is None or dropped.node.output.dtype != jnp.promote_types(
+            *(v.dtype for v in root.inputs)
+        ):
+            state.fail("weights are dropped in another layout, or draw in another way", root)
+            return None
+        values["dropout_key"] = view.inputs(dropped.node)[1]
+        params = params | drawn
     for stem, parts in (("factor", terms.factors), ("added", terms.added), ("leaf", leaves)):
         values |= {f"{stem}{i}": part.value for i, part in enumerate(parts)}
     info = {
@@ -79,10 +117,11 @@ def build_match(
         "value": _order(value.labels, to_keys),
         "value_dtype": jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype),
         "result": _order(to_heads, weighted.result),
-        "grouped": len(heads) == 2,
+        "counts": (len(heads), len(queries), len(roles.keys)),
+        "cuts": tuple([cuts[label][0].sizes if label in cuts else None for label in lead]),
         "factors": tuple((f.negated, _order(f.axes, to_heads)) for f in terms.factors),
-        "added": tuple(_added(a, full) for a in terms.added),
-        "leaves": tuple((leaf.negated, _order(leaf.axes, full)) for leaf in leaves),
+        "added": tuple((a.factor, a.shift, a.negated, order(a.axes)) for a in terms.added),
+        "leaves": tuple((leaf.negated, order(leaf.axes)) for leaf in leaves),
         "logits_dtype": jnp.dtype(terms.dtype or product.query.dtype),
         "scale": terms.scale * query.factor * key.factor,
         "left": left,
@@ -90,6 +129,37 @@ def build_match(
         "params": tuple(sorted(params.items())),
     }
     return Match(view, root, values, info=info)
+
+
+def _cuts(lead: Labels, terms: Iterable[Added | Leaf]) -> dict[Label, tuple[Part, ...]] | None:
+    """The batch axes that logits are cut along, and their parts; ``None`` if they are others."""
+    cuts: dict[Label, tuple[Part, ...]] = {}
+    for label in (a for term in terms for a in term.axes):
+        if isinstance(label, Part):
+            whole = tuple([Part(label.axis, i, label.sizes) for i in range(len(label.sizes))])
+            if label.axis not in lead or cuts.setdefault(label.axis, whole) != whole:
+                return None
+    return cuts
+
+
+def _drawn(dropped: Dropped, full: Labels) -> dict[str, Any] | None:
+    """The op's parameters that draw just what a ``dropout`` does; ``None`` if there are none."""
+    given, axes = dropped.node.params, dropped.axes
+    shape = dropped.node.output.shape
+    if len(axes) != len(full) or given["draw"] != jnp.result_type(float).name:
+        return None
+    for label, own, n in zip(full, axes, shape, strict=True):
+        alone = label is None or (isinstance(label, int) and label <= _EXTRA)
+        if label != own and not (own is None and n == 1 and alone):
+            return None
+    dims = tuple([d - len(shape) if d >= 0 else d for d in given["broadcast_dims"]])
+    if any(d < -4 for d in dims):
+        return None
+    return {
+        "dropout_rate": given["rate"],
+        "dropout_broadcast_dims": dims,
+        "dropout_form": given["form"],
+    }
 
 
 def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Operand:
@@ -121,7 +191,7 @@ def _with_extra_axes(
     """
     heads: list[int | None] = [a for a in (roles.shared, roles.grouped) if a is not None]
     labels = list(query.labels)
-    until = labels.index(roles.queries) if roles.queries in labels else len(labels)
+    until = min((labels.index(a) for a in roles.queries if a in labels), default=len(labels))
     lead: list[int | None] = list(roles.lead)
     unnamed = [axis for axis, label in enumerate(labels) if label is None]
     before = [axis for axis in unnamed if axis < until]
@@ -194,10 +264,6 @@ def _of_one_head(view: View, x: _Operand, node: Node, at: int) -> tuple[_Operand
     return source, x.value.shape[at]
 
 
-def _added(added: Added, full: Labels) -> tuple[Any, ...]:
-    return added.factor, added.shift, added.negated, _order(added.axes, full)
-
-
 def _order(labels: Labels, wanted: Labels) -> Axes:
     """Where the wanted axes are among those with ``labels``; ``None`` for those of size 1."""
     places = {label: i for i, label in enumerate(labels) if label is not None}
@@ -216,26 +282,12 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
     query, key, value = (arrange(arrays[name], info[name]) for name in ("query", "key", "value"))
     value = value.astype(info["value_dtype"])
     for i, (divided, order) in enumerate(info["factors"]):
-        factor = _stretch(arrays[f"factor{i}"], order)
+        factor = stretch(arrays[f"factor{i}"], order)
         query = query / factor if divided else query * factor
-    shared, grouped = query.shape[-3:-1] if info["grouped"] else (1, 1)
-    if info["grouped"]:
-        query = query.reshape(*query.shape[:-3], shared * grouped, query.shape[-1])
-
-    def of_logits(x: Any, order: Axes) -> Any:
-        """A bias or condition as (..., N, T, S), each dimension that or 1."""
-        x = _stretch(x, order)
-        if not info["grouped"]:
-            return x
-        *lead, a, b, t, s = x.shape
-        if a == b == 1:
-            return x.reshape(*lead, 1, t, s)
-        x = jnp.broadcast_to(x, (*lead, shared, grouped, t, s))
-        return x.reshape(*lead, shared * grouped, t, s)
-
+    layout = Layout(query, key, info["counts"], info["cuts"])
     bias = None
     for i, (factor, shift, negated, order) in enumerate(info["added"]):
-        one = of_logits(arrays[f"added{i}"], order)
+        one = layout.of_logits(arrays[f"added{i}"], *order)
         if shift is not None:
             zero, number = (jnp.asarray(x, info["logits_dtype"]) for x in (0.0, shift))
             one = jnp.where(one, number, zero) if negated else jnp.where(one, zero, number)
@@ -244,30 +296,27 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
         bias = one if bias is None else bias + one
     mask = None
     for i, (negated, order) in enumerate(info["leaves"]):
-        one = of_logits(arrays[f"leaf{i}"], order)
+        one = layout.of_logits(arrays[f"leaf{i}"], *order)
         one = one if one.dtype == jnp.bool_ else one != 0
         one = ~one if negated else one
         mask = one if mask is None else mask & one
     left, right = info["left"], info["right"]
-    y = nnops.dot_product_attention(
-        query,
-        key,
-        value,
-        bias,
-        mask,
+    operands = {
+        "query": layout.of_queries(query),
+        "key": layout.of_keys(key),
+        "value": layout.of_keys(value),
+        "bias": bias,
+        "mask": mask,
+        "dropout_key": arrays.get("dropout_key"),
+    }
+    y = nnops.registry()["dot_product_attention"].rebind(
+        operands,
         is_causal=right == 0,
         local_window_size=None if left is None and right in (None, 0) else (left, right),
         scale=_scale(info["scale"], query),
         **dict(info["params"]),
     )
-    if info["grouped"]:
-        y = y.reshape(*y.shape[:-2], shared, grouped, y.shape[-1])
-    return arrange(y, info["result"])
-
-
-def _stretch(x: Any, order: Axes) -> Any:
-    x = jnp.asarray(x)
-    return x.reshape((1,) * len(order)) if x.ndim == 0 else arrange(x, order)
+    return arrange(layout.result(y), info["result"])
 
 
 def _scale(scale: float, query: Any) -> float | None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
+from jaxpress.passes.rules.axis_parts import Labels, Part, inverse, regrouped
 from jaxpress.passes.rules.axis_tracking import Axes, axes_before, constant, spread
 from jaxpress.passes.view import View
 
@@ -21,13 +22,15 @@ class Softmax(NamedTuple):
 
     Attributes:
       x: its operand.
-      axis: along which it runs.
+      axes: along which it runs.
       nodes: the operations that it is made of, the last one first.
+      where: which elements count, all if ``None``; of x's rank.
     """
 
     x: Value
-    axis: int
+    axes: tuple[int, ...]
     nodes: tuple[Node, ...]
+    where: Value | None = None
 
 
 class Term(NamedTuple):
@@ -40,7 +43,8 @@ class Term(NamedTuple):
       value: the factor, the bias, or the condition.
       number: the scale, what masked logits become, or what is added to them.
       negated: divided by the factor; the bias is taken away; masked is where the condition holds.
-      axes: for each axis of ``value``, the axis of the product along which it runs.
+      axes: for each axis of ``value``, the axis of the product along which it runs, or the part
+        of it.
       dtype: of the logits after it.
     """
 
@@ -48,7 +52,7 @@ class Term(NamedTuple):
     value: Value | None
     number: Any
     negated: bool
-    axes: Axes
+    axes: Labels
     dtype: Any
 
 
@@ -74,12 +78,13 @@ def softmax_behind(view: View, value: Value) -> Softmax | None:
     if node is None:
         return None
     if node.op == "softmax":
-        axis, inputs = node.params["axis"], view.inputs(node)
-        if isinstance(axis, tuple):
-            axis = axis[0] if len(axis) == 1 else None
-        if axis is None or len(inputs) != 1 or "mapped" in node.params:
+        axes = node.params["axis"]
+        if "mapped" in node.params:
             return None
-        return Softmax(inputs[0], axis % inputs[0].ndim, (node,))
+        x, *where = view.inputs(node)
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        axes = tuple([a % x.ndim for a in axes])
+        return Softmax(x, axes, (node,), where[0] if where else None) if axes else None
     return _written_out(view, node) if node.op == "div" else None
 
 
@@ -148,7 +153,7 @@ def _written_out(view: View, node: Node) -> Softmax | None:
         elif behind != own.axes[i] and x.shape[i] != 1:
             return None
     nodes += [sub, *found.nodes, reduce_max, *(n for n in other.nodes if n not in own.nodes)]
-    return Softmax(x, axis, tuple(nodes))
+    return Softmax(x, (axis,), tuple(nodes))
 
 
 def _any_one(total: Value, e: Value) -> Any:
@@ -181,7 +186,7 @@ class _Step(NamedTuple):
 
     node: Node
     data: Value
-    before: Axes  # for each axis of the node's result, that of ``data``
+    before: Axes  # for each axis of the node's result, that of ``data``; none of a regrouping
     kind: str
     term: Value | None = None
     number: Any = None
@@ -200,17 +205,24 @@ def logits_behind(state: State, x: Value) -> Logits | None:
     product = state.view.producer(found)
     assert product is not None
     # Axes of each step's result in those of the product, from the product forwards.
-    axes: Axes = tuple(range(found.ndim))
+    axes: Labels = tuple(range(found.ndim))
     terms: list[Term] = []
     for step in reversed(steps):
+        if step.kind == "regroup":
+            cut = regrouped(axes, step.data.shape, step.node.output.shape)
+            if cut is None:
+                state.fail("axes of the logits are mixed", step.node)
+                return None
+            axes = cut
+            continue
         axes = tuple([None if a is None else axes[a] for a in step.before])
         if step.kind != "move":
-            operand_axes: Axes = ()
+            operand_axes: Labels = ()
             value = step.term
             if value is not None and value.ndim:
                 behind = spread(state.view, value)
-                operand_axes = _inverse(behind.axes, axes, behind.source.ndim)
                 value = behind.source
+                operand_axes = inverse(behind.axes, axes, value.shape)
             terms.append(
                 Term(
                     step.kind,
@@ -222,16 +234,11 @@ def logits_behind(state: State, x: Value) -> Logits | None:
                 )
             )
     nodes = tuple(n for s in steps for n in (s.node, *s.beside))
-    return Logits(product, axes, tuple(terms), nodes)
-
-
-def _inverse(axes: Axes, labels: Axes, ndim: int) -> Axes:
-    """For each axis of a source, the label of the axis that it became."""
-    out: list[int | None] = [None] * ndim
-    for i, a in enumerate(axes):
-        if a is not None:
-            out[a] = labels[i]
-    return tuple(out)
+    whole = tuple([a for a in axes if not isinstance(a, Part)])
+    if len(whole) < len(axes):
+        state.fail("the softmax is of logits whose axes are cut", product)
+        return None
+    return Logits(product, whole, tuple(terms), nodes)
 
 
 def _walk(view: View, value: Value, budget: list[int]) -> list[_Step] | None:
@@ -257,6 +264,8 @@ def _steps(view: View, node: Node) -> list[_Step]:
     if before is not None:
         whole = all(a is not None or d == 1 for a, d in zip(before, shape, strict=True))
         return [_Step(node, inputs[0], before, "move")] if whole else []
+    if node.op == "reshape" and node.params.get("dimensions") is None:
+        return [_Step(node, inputs[0], (), "regroup")]
     if node.op == "convert_element_type":
         floats = _is_float(inputs[0].dtype) and _is_float(node.output.dtype)
         return [_Step(node, inputs[0], same, "convert")] if floats else []

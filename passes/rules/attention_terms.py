@@ -10,6 +10,7 @@ import numpy as np
 from jaxpress.capture import Literal, Value
 from jaxpress.passes.rules.attention_bands import Leaf, take_apart
 from jaxpress.passes.rules.attention_logits import Term
+from jaxpress.passes.rules.axis_parts import Labels
 from jaxpress.passes.rules.axis_tracking import Axes, constant, spread
 from jaxpress.passes.view import View
 
@@ -24,14 +25,15 @@ class Added(NamedTuple):
     Attributes:
       value: a bias; or a condition where ``shift`` is given.
       factor: what the bias is multiplied with.
-      axes: for each axis of ``value``, the axis of the product along which it runs.
+      axes: for each axis of ``value``, the axis of the product along which it runs, or the part
+        of it.
       shift: the number that is added where the condition does not hold.
       negated: it is added where the condition holds.
     """
 
     value: Value
     factor: float
-    axes: Axes
+    axes: Labels
     shift: float | None = None
     negated: bool = False
 
@@ -49,7 +51,7 @@ class Terms:
       dtype: the widest in which any of it is done; ``None`` where nothing is.
     """
 
-    def __init__(self, view: View, keys: int):
+    def __init__(self, view: View, keys: tuple[int, ...]):
         self._view = view
         self._keys = keys
         self.scale = 1.0
@@ -94,7 +96,9 @@ class Terms:
         if self.fill is not None:
             return False
         if term.kind == "factor":
-            if self.added or self._keys in term.axes:
+            if self.added or any(not isinstance(a, int) for a in term.axes if a is not None):
+                return False
+            if any(a in term.axes for a in self._keys):
                 return False
             self.factors.append(Added(term.value, 1.0, term.axes, negated=term.negated))
         elif term.kind == "bias":

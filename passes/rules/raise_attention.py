@@ -20,14 +20,18 @@ from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.attention_axes import Product, product_of, roles_of, weighted_of
 from jaxpress.passes.rules.attention_build import build_match, make_attention
-from jaxpress.passes.rules.attention_logits import Logits, Softmax, logits_behind, softmax_behind
+from jaxpress.passes.rules.attention_logits import Logits, Softmax, logits_behind
 from jaxpress.passes.rules.attention_terms import Terms
+from jaxpress.passes.rules.attention_weights import (
+    Weights,
+    masks_of,
+    product_ahead,
+    weights_behind,
+)
 from jaxpress.passes.rules.axis_tracking import REARRANGING, Axes, arrange, complete, spread
-from jaxpress.passes.view import View
 
 __all__ = ["ATTENTION_RULES", "RAISE_ATTENTION", "TIDY_ATTENTION"]
 
-_MAX_STEPS = 6
 _NARROW = {
     "bfloat16": lax.DotAlgorithmPreset.BF16_BF16_F32,
     "float16": lax.DotAlgorithmPreset.F16_F16_F32,
@@ -37,61 +41,40 @@ _NARROW = {
 class _AttentionPattern:
     """``softmax(where(mask, q k^T * scale + bias, fill)) v``, rooted at the second product."""
 
-    names = frozenset({"dot_general", "softmax"})
+    names = frozenset({"dot_general", "softmax", "dropout"})
     size = 16
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        if node.op == "softmax":
+        if node.op != "dot_general":
             # One that another rule has just named, perhaps far from the product that uses it.
-            root = _product_ahead(view, node)
+            root = product_ahead(view, node)
             if root is None:
-                state.fail("no product uses the softmax, and nothing else", node)
+                state.fail(f"no product uses the {node.op}, and nothing else", node)
                 return None
             node = root
         for side in (0, 1):
-            weights = view.inputs(node)[side]
-            behind = spread(view, weights, broadcasts=False, also=_conversion(view))
-            softmax = softmax_behind(view, behind.source)
-            if softmax is None:
+            weights = weights_behind(view, view.inputs(node)[side])
+            if weights is None:
                 continue
-            logits = logits_behind(state, softmax.x)
+            logits = logits_behind(state, weights.softmax.x)
             if logits is None:
                 return None
-            match = _match(state, node, side, behind.axes, softmax, logits)
+            match = _match(state, node, side, weights, logits)
             if match is not None:
-                nodes = (*behind.nodes, *softmax.nodes, *logits.nodes, logits.product)
+                nodes = (*weights.nodes, *weights.softmax.nodes, *logits.nodes, logits.product)
                 match.matched = tuple(dict.fromkeys((node, *nodes)))
             return match
         state.fail("neither operand is a softmax", node)
         return None
 
 
-def _product_ahead(view: View, node: Node) -> Node | None:
-    """The product that alone uses a softmax, which may be rearranged and converted before."""
-    for _ in range(_MAX_STEPS):
-        users = view.users(node.output)
-        if len(users) != 1 or view.is_output(node.output):
-            return None
-        (node,) = users
-        if node.op == "dot_general":
-            return node
-        if node.op not in REARRANGING and node.op != "convert_element_type":
-            return None
-    return None
-
-
-def _conversion(view: View) -> Any:
-    return lambda n: view.inputs(n)[0] if n.op == "convert_element_type" else None
-
-
-def _match(
-    state: State, root: Node, side: int, axes: Axes, softmax: Softmax, logits: Logits
-) -> Match | None:
-    product = product_of(state, logits.product, logits.axes[softmax.axis])
+def _match(state: State, root: Node, side: int, weights: Weights, logits: Logits) -> Match | None:
+    softmax = weights.softmax
+    product = product_of(state, logits.product, tuple([logits.axes[a] for a in softmax.axes]))
     if product is None:
         return None
-    axes = tuple([None if a is None else logits.axes[a] for a in axes])
+    axes = tuple([None if a is None else logits.axes[a] for a in weights.axes])
     weighted = weighted_of(state, root, side, axes, product)
     if weighted is None:
         return None
@@ -113,23 +96,37 @@ def _match(
     if any(f.value.dtype != product.query.dtype for f in terms.factors):
         state.fail("logits are multiplied with an array of another dtype", root)
         return None
-    roles = roles_of(state, product, [b for leaf in terms.leaves for b in leaf.bands])
-    if roles is None:
+    alone = masks_of(state.view, weights, logits.axes, terms.leaves, product.keys)
+    if isinstance(alone, str):
+        state.fail(alone, root)
         return None
-    params = {**_static(root, product, logits, softmax, terms), "precision": first}
-    return build_match(state.view, root, product, weighted, roles, terms, params)
+    if alone is not None:
+        terms.leaves = alone
+        if softmax.where is not None:
+            terms.fill = None
+    roles = roles_of(state, product, [b for leaf in terms.leaves for b in leaf.bands])
+    params = _static(root, product, logits, softmax, terms, alone is not None)
+    params["precision"] = first
+    dropped = weights.dropped
+    if dropped is not None:
+        axes = tuple([None if a is None else logits.axes[a] for a in dropped.axes])
+        dropped = dropped._replace(axes=axes)
+    return build_match(state, root, product, weighted, roles, terms, dropped, params)
 
 
 def _static(
-    root: Node, product: Product, logits: Logits, softmax: Softmax, terms: Terms
+    root: Node, product: Product, logits: Logits, softmax: Softmax, terms: Terms, zeroed: bool
 ) -> dict[str, Any]:
     """The op's parameters that are dtypes, and the number that masked logits become."""
     widest = jnp.promote_types(product.query.dtype, product.key.dtype)
     widest = jnp.promote_types(widest, jnp.float32)
     logits_dtype = terms.dtype or logits.product.output.dtype
     fill = terms.fill
-    if fill is not None and _rounded(fill, logits_dtype) == _rounded(
-        large_negative(logits_dtype), logits_dtype
+    # Without a fill, weights that are to be 0 would never have been anything else.
+    if (
+        fill is not None
+        and not zeroed
+        and _rounded(fill, logits_dtype) == _rounded(large_negative(logits_dtype), logits_dtype)
     ):
         fill = None
     # A product of two types is taken in the wider one.
@@ -138,6 +135,7 @@ def _static(
     return {
         "logits_soft_cap": terms.cap,
         "mask_value": fill,
+        "zero_masked": zeroed,
         "logits_dtype": None if logits_dtype == widest else jnp.dtype(logits_dtype),
         "softmax_dtype": None if softmax_dtype == logits_dtype else jnp.dtype(softmax_dtype),
         "preferred_element_type": None if out_dtype == value_dtype else jnp.dtype(out_dtype),

@@ -201,4 +201,32 @@ RAISE_LOGSUMEXP = Rule(
     shared=True,
 )
 
-LOG_SOFTMAX_RULES = RuleSet((RAISE_LOG_SOFTMAX, RAISE_LOG_SOFTMAX_BY_HAND, RAISE_LOGSUMEXP))
+
+class _ExpOfLogSoftmaxPattern:
+    """``exp(log_softmax(x))``, as Keras writes a softmax along several axes."""
+
+    names = frozenset({"exp"})
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        log = state.view.producer(state.view.inputs(node)[0])
+        if log is None or log.op != "log_softmax" or "mapped" in log.params:
+            state.fail("it is of no log_softmax", node)
+            return None
+        x, *where = state.view.inputs(log)
+        values = {"x": x, **({"where": where[0]} if where else {})}
+        return Match(state.view, node, values, matched=(log,), info={"axis": log.params["axis"]})
+
+
+def _softmax(x: Any, where: Any = None, *, match: Match) -> Any:
+    return nnops.softmax(x, axis=match.info["axis"], where=where)
+
+
+# exp(log_softmax(x)) -> softmax(x)
+EXP_OF_LOG_SOFTMAX = Rule(
+    "exp_of_log_softmax", _ExpOfLogSoftmaxPattern(), _softmax, numerics="reassociates"
+)
+
+LOG_SOFTMAX_RULES = RuleSet(
+    (RAISE_LOG_SOFTMAX, RAISE_LOG_SOFTMAX_BY_HAND, RAISE_LOGSUMEXP, EXP_OF_LOG_SOFTMAX)
+)

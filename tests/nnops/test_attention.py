@@ -1,5 +1,7 @@
 """The op dot_product_attention against jax.nn, Flax, torch, and numpy in float64."""
 
+import functools
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -221,6 +223,45 @@ def test_masked_logits_take_the_value_that_is_given():
     assert np.isnan(got).all()
 
 
+def zeroed_by_hand(q, k, v, mask, fill):
+    logits = jnp.einsum("...tnh,...snh->...nts", q, k) / np.sqrt(H)
+    if fill is None:
+        weights = jax.nn.softmax(logits, where=mask)
+    else:
+        weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, fill)), 0)
+    return jnp.einsum("...nts,...snh->...tnh", weights, v)
+
+
+@pytest.mark.parametrize("fill", [None, -1e9])
+def test_weights_of_masked_keys_are_0(fill):
+    # The first query of the first sample sees no key.
+    mask = flags(B, 1, T, S).at[0, :, 0].set(False)
+    both = mask & nnops.sequence_mask(LENGTHS, S)[:, None, None]
+
+    def f(q, k, v):
+        return nnops.dot_product_attention(
+            q, k, v, mask=mask, mask_value=fill, zero_masked=True, key_value_seq_lengths=LENGTHS
+        )
+
+    def each(f, *args):
+        """Values, and gradients of two batches."""
+        slopes = jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a))), (0, 1, 2))
+        return f(*args), jax.vmap(slopes)(*(jnp.stack([x, 2 * x]) for x in args))
+
+    q, k, v = operands()
+    (y, got), want = (
+        jax.jit(functools.partial(each, g))(q, k, v)
+        for g in (f, lambda *a: zeroed_by_hand(*a, both, fill))
+    )
+    for one, other in zip(jax.tree.leaves((y, got)), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert not y[0, 0].any() and y[0, 1].any()
+    assert not got[0][:, 0, 0].any() and all(jnp.isfinite(g).all() for g in got)
+    assert jnp.isfinite(f(q, k.at[0, 3].set(jnp.nan), v)).all()
+    plain = nnops.dot_product_attention(q, k, v)
+    np.testing.assert_array_equal(nnops.dot_product_attention(q, k, v, zero_masked=True), plain)
+
+
 def test_every_mask_under_every_transformation(agree):
     given = {k: v for k, v in CASES["all"].items() if k != "bias"}
 
@@ -290,6 +331,12 @@ def test_dropout_keeps_the_mean_and_the_draw():
     none = f(q, k, v, dropout_key=key, dropout_rate=1.0)
     np.testing.assert_array_equal(none, 0)
     np.testing.assert_allclose(f(q, k, v, dropout_key=key), 1, rtol=1e-6)
+    # Without a batch, one draw for all samples is one.
+    alone = [x[0] for x in (q, k, v)]
+    np.testing.assert_array_equal(
+        f(*alone, dropout_key=key, dropout_rate=0.25, dropout_broadcast_dims=(0, 1)),
+        f(*alone, dropout_key=key, dropout_rate=0.25, dropout_broadcast_dims=(1,)),
+    )
 
 
 def test_dropout_has_gradients_and_batches():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -150,3 +152,21 @@ def test_some_dropout_stays() -> None:
     assert [n.params["rate"] for n in graph.find("dropout")] == [0.5]
     plain = trace(lambda x: x @ W)(X)
     assert "dropout" not in remove_dropout()(plain).count()
+
+
+@pytest.mark.parametrize("mapped", [None, (0, 0), (None, 0)])
+def test_that_of_attention_is_taken_out(mapped) -> None:
+    def model(x, key, rate=0.5):
+        return nnops.dot_product_attention(x, x, x, dropout_key=key, dropout_rate=rate)
+
+    x, keys, fn, want = array(2, 3, 2, 4), KEY, model, functools.partial(model, rate=0.0)
+    if mapped is not None:
+        fn, want = (jax.vmap(f, mapped) for f in (fn, want))
+        x = x if mapped[0] is None else jnp.stack([x, 2 * x])
+        keys = jax.random.split(KEY, 2)
+    graph = remove_dropout()(trace(fn)(x, keys)).validate()
+    (node,) = graph.find("dot_product_attention")
+    assert node.params["operands"] == ("query", "key", "value")
+    close(*(jax.jit(f)(x, keys) for f in (graph, want)))
+    (kept,) = remove_dropout("elsewhere")(trace(fn)(x, keys)).find("dot_product_attention")
+    assert "dropout_key" in kept.params["operands"]

@@ -157,6 +157,18 @@ def fused_qkv(x, w, wo):
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape) @ wo
 
 
+def window_attention(x, w, wo, table, mask):
+    """Of windows of an image, two images of two, each window with its own mask (Swin)."""
+    import jax
+    import jax.numpy as jnp
+
+    q, k, v = (x @ w).reshape(4, 5, 3, 2, 4).transpose(2, 0, 3, 1, 4)
+    logits = (q * 0.5) @ k.swapaxes(-2, -1) + table[jnp.arange(5)[:, None] % 3].transpose(2, 0, 1)
+    logits = logits.reshape(2, 2, 2, 5, 5) + jnp.where(mask > 0, 0.0, -100.0)[:, None]
+    out = jax.nn.softmax(logits.reshape(4, 2, 5, 5)) @ v
+    return out.swapaxes(1, 2).reshape(x.shape) @ wo
+
+
 def lstm(x, w, u, b):
     import jax
     import jax.numpy as jnp
@@ -247,6 +259,11 @@ CASES: dict[str, Case] = {
     ),
     "attention, one projection": Case(
         of(fused_qkv, w=(8, 24), wo=(8, 8)), {"dense": 2, "dot_product_attention": 1}, moves=True
+    ),
+    "attention, windows": Case(
+        of(window_attention, (4, 5, 8), w=(8, 24), wo=(8, 8), table=(3, 2), mask=(2, 5, 5)),
+        {"dense": 2, "dot_product_attention": 1},
+        moves=True,
     ),
     "rotary embedding": Case(of(rotary, (2, 5, 2, 4)), {"rotary_embedding": 1}),
     "lstm": Case(of(lstm, w=(8, 16), u=(4, 16), b=(16,)), {"lstm": 1}, moves=True),

@@ -160,6 +160,17 @@ CASES: dict[str, Case] = {
     "attention, causal": Case(
         lambda: _self_attention(True), {"einsum_dense": 2, "dot_product_attention": 1}, moves=True
     ),
+    "attention, dropout and padding": Case(
+        lambda: _padded_attention(),
+        {"embedding": 1, "einsum_dense": 2, "dot_product_attention": 1},
+        moves=True,
+        rest={"ne": "the padding's mask", "and": "the padding's mask"},
+    ),
+    "attention, two axes": Case(
+        of(lambda k: k.MultiHeadAttention(2, 4), (2, 2, 3, 8), (2, 2, 3, 8)),
+        {"einsum_dense": 3, "dot_product_attention": 1},
+        moves=True,
+    ),
     "lstm": Case(of(lambda k: k.LSTM(4, return_sequences=True), SEQUENCE), {"lstm": 1}, moves=True),
     "gru": Case(of(lambda k: k.GRU(4), SEQUENCE), {"gru": 1}, moves=True),
     "simple rnn": Case(of(lambda k: k.SimpleRNN(4), SEQUENCE), {"rnn": 1}, moves=True),
@@ -179,3 +190,15 @@ def _self_attention(causal: bool):
     layer(x, x)
     filled(layer)
     return lambda x: layer(x, x, use_causal_mask=causal), (x,)
+
+
+def _padded_attention():
+    """Weights of padding are set to 0 after the softmax, where the layer has dropout."""
+    import jax.numpy as jnp
+    import keras
+
+    ids = keras.Input((3,), dtype="int32")
+    x = keras.layers.Embedding(7, 8, mask_zero=True)(ids)
+    y = keras.layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x, use_causal_mask=True)
+    model = filled(keras.Model(ids, y))
+    return lambda ids: model(ids, training=False), (jnp.asarray([[1, 2, 0], [3, 4, 4]]),)

@@ -20,7 +20,7 @@ FLAG = array(T, S) > 0
 def parts(fn, *args, negated=False):
     """The parts of a mask (queries, keys), its axes called 7 and 8."""
     graph = inline(trace(fn)(*args))
-    return graph, take_apart(Editor(graph), graph.outputs[0], (7, 8), negated, 8)
+    return graph, take_apart(Editor(graph), graph.outputs[0], (7, 8), negated, (8,))
 
 
 def q():

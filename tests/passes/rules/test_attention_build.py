@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import array
+from jaxpress import nnops
 from jaxpress.capture import trace
 from jaxpress.passes import cleanup, rewrite
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
@@ -87,3 +88,108 @@ def test_conditions_and_biases_come_from_where_they_are_small() -> None:
 
     node = attention_of(fn, Q, K, V, keep, bias)
     assert [v.shape for v in node.inputs[3:]] == [(1, 1, 5, 7), (1, 1, 1, 7)]
+
+
+# Axes that the op does not have.
+
+
+def test_windows_of_an_image_are_a_batch_of_their_own() -> None:
+    """As Swin masks them: three windows to an image, each with a mask of its own."""
+    q, k, v = (array(6, 2, 5, 4, seed=i) for i in range(3))
+    bias, keep, both = array(2, 5, 5), array(3, 5, 5) > -1, array(6, 1, 5, 5) > -2
+
+    def fn(q, k, v):
+        w = jnp.einsum("bnth,bnsh->bnts", q, k) + bias
+        w = jnp.where(both, w, -9).reshape(2, 3, 2, 5, 5)
+        w = jnp.where(keep[:, None], w, -9).reshape(6, 2, 5, 5)
+        return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(w), v)
+
+    node = attention_of(fn, q, k, v)
+    shapes = [x.shape for x in node.inputs]
+    assert shapes[0] == (2, 3, 5, 2, 4) and shapes[3] == (1, 1, 2, 5, 5)
+    assert node.params["mask_value"] == -9
+
+
+def test_heads_that_are_part_of_the_batch() -> None:
+    q, k, v = (array(6, 5, 4, seed=i) for i in range(3))
+    bias = array(2, 1, 1, 5)
+
+    def fn(q, k, v):
+        w = (q @ k.swapaxes(1, 2)).reshape(2, 3, 5, 5) + bias
+        return jax.nn.softmax(w.reshape(6, 5, 5)) @ v
+
+    node = attention_of(fn, q, k, v)
+    assert [x.shape for x in node.inputs][3] == (2, 1, 1, 1, 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: (w.reshape(6, 2, 5, 5, 1) + array(5, 1)).reshape(6, 2, 5, 5),
+        lambda w: (w.reshape(2, 3, 2, 5, 5) + array(3, 1, 1, 1)).reshape(6, 2, 5, 5),
+    ],
+)
+def test_cuts_that_are_none(change) -> None:
+    q, k, v = (array(6, 2, 5, 4, seed=i) for i in range(3))
+    attention_of(
+        lambda q, k, v: jnp.einsum(
+            "bnts,bnsh->bnth", jax.nn.softmax(change(jnp.einsum("bnth,bnsh->bnts", q, k))), v
+        ),
+        q,
+        k,
+        v,
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # Heads or queries are cut, the batch is cut in two ways, or what was cut stays so.
+        lambda w: (w.reshape(6, 2, 2, 6, 6) + array(2, 6, 6)).reshape(6, 4, 6, 6),
+        lambda w: (w.reshape(6, 4, 2, 3, 6) + array(3, 6)).reshape(6, 4, 6, 6),
+        lambda w: (
+            (w.reshape(2, 3, 4, 6, 6) + array(3, 1, 1, 6)).reshape(3, 2, 4, 6, 6)
+            + array(2, 1, 1, 6)
+        ).reshape(6, 4, 6, 6),
+        lambda w: (
+            (w.reshape(2, 3, 4, 6, 6) + array(3, 1, 1, 6))
+            .reshape(6, 4, 6, 6)
+            .reshape(3, 2, 4, 6, 6)
+            + array(2, 1, 1, 6)
+        ).reshape(6, 4, 6, 6),
+        lambda w: (w.reshape(24, 6, 6) + array(24, 1, 6)).reshape(6, 4, 6, 6),
+    ],
+)
+def test_logits_cut_along_other_axes_stay(change) -> None:
+    q, k, v = (array(6, 4, 6, 4, seed=i) for i in range(3))
+
+    def fn(q, k, v):
+        w = change(jnp.einsum("bnth,bnsh->bnts", q, k))
+        return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(w), v)
+
+    graph = cleanup(trace(fn)(q, k, v))
+    assert not rewrite(graph, ATTENTION_RULES).count()["dot_product_attention"]
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 3, 4, 5, 6), (2, 1, 4, 1, 1), (6,), (4, 1, 6), (1, 1, 1, 1)]
+)
+def test_attention_along_two_axes_is_along_one(shape) -> None:
+    q, k, v = array(2, 3, 4, 2, 7), array(2, 5, 6, 2, 7, seed=1), array(2, 5, 6, 2, 3, seed=2)
+    bias = array(*shape)
+
+    def fn(q, k, v):
+        w = jnp.einsum("bijnh,bklnh->bnijkl", q, k) + bias
+        w = jnp.where(bias > -1, w, -9)
+        return jnp.einsum("bnijkl,bklnh->bijnh", nnops.softmax(w, (-2, -1)), v)
+
+    node = attention_of(fn, q, k, v)
+    assert [x.shape for x in node.inputs[:3]] == [(2, 12, 2, 7), (2, 30, 2, 7), (2, 30, 2, 3)]
+
+
+def test_queries_that_all_samples_share_are_given_to_each() -> None:
+    fn = lambda q, k, v: jnp.einsum(  # noqa: E731
+        "bnts,bsnh->btnh", jax.nn.softmax(jnp.einsum("tnh,bsnh->bnts", q, k)), v
+    )
+    node = attention_of(fn, Q[0, :, :3], K, V)
+    assert [x.shape for x in node.inputs] == [(2, 5, 3, 4), K.shape, V.shape]

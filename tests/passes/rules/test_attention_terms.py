@@ -25,7 +25,7 @@ def term(kind, number=None, negated=False, axes=(0, 1, 2), dtype=F32):
 
 def together(*terms):
     graph = trace(lambda x: x)(array(2, 3, 5) > 0)
-    found = Terms(Editor(graph), KEYS)
+    found = Terms(Editor(graph), (KEYS,))
     return found, [found.add(t) for t in terms]
 
 

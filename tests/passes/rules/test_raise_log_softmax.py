@@ -9,9 +9,10 @@ import pytest
 from jax.lax import stop_gradient
 
 from helpers import array, assert_refuses, rewritten
-from jaxpress import passes
+from jaxpress import nnops, passes
 from jaxpress.capture import trace
 from jaxpress.passes.rules.raise_log_softmax import (
+    EXP_OF_LOG_SOFTMAX,
     LOG_SOFTMAX_RULES,
     RAISE_LOG_SOFTMAX,
     RAISE_LOG_SOFTMAX_BY_HAND,
@@ -44,6 +45,7 @@ def raised(rule, fn, *args):
         (RAISE_LOG_SOFTMAX, lambda x: jax.nn.log_softmax(x, (0, 2))),
         (RAISE_LOG_SOFTMAX_BY_HAND, lambda x: x - jax.nn.logsumexp(x, -1, keepdims=True)),
         (RAISE_LOGSUMEXP, lambda x: jax.nn.logsumexp(x, 1)),
+        (EXP_OF_LOG_SOFTMAX, lambda x: jnp.exp(nnops.log_softmax(x, (0, 1)))),
     ],
 )
 def test_it_is_the_same_function(rule, fn) -> None:
@@ -199,3 +201,25 @@ def test_an_inner_value_with_another_user_is_kept() -> None:
         return z - jnp.log(jnp.exp(z).sum(-1, keepdims=True)), z * 2
 
     assert_refuses(RAISE_LOG_SOFTMAX, fn, X, because="as well")
+
+
+def test_a_softmax_as_keras_writes_it_along_several_axes() -> None:
+    def fn(x):
+        largest = jnp.max(x, (1, 2), keepdims=True)
+        total = jnp.sum(jnp.exp(x - largest), (1, 2), keepdims=True)
+        return jnp.exp(x - (jnp.log(total) + largest))
+
+    graph = passes.raise_ops(TIDY(trace(fn)(X)))
+    assert graph.count() == {"softmax": 1}
+    np.testing.assert_allclose(graph(X), jax.nn.softmax(X, (1, 2)), rtol=1e-6)
+    masked = rewritten(LOG_SOFTMAX_RULES, lambda x: jnp.exp(nnops.log_softmax(x, where=MASK)), X)[0]
+    np.testing.assert_allclose(masked(X), jax.nn.softmax(X, where=MASK), rtol=1e-6)
+    assert masked.count() == {"softmax": 1}
+
+
+def test_a_logarithm_with_another_user_stays() -> None:
+    def fn(x):
+        log = nnops.log_softmax(x)
+        return jnp.exp(log), log
+
+    assert_refuses(EXP_OF_LOG_SOFTMAX, fn, X, because="as well")

@@ -1,0 +1,46 @@
+"""Axes cut into parts, and put together again."""
+
+from __future__ import annotations
+
+import jax.export
+import pytest
+
+from jaxpress.passes.rules.axis_parts import Part, inverse, regrouped
+
+A, B = (Part(7, i, (2, 3)) for i in range(2))
+
+
+@pytest.mark.parametrize(
+    "labels, before, after, wanted",
+    [
+        ((7, 8), (6, 4), (2, 3, 4), (A, B, 8)),
+        ((8, 7), (4, 6), (1, 4, 2, 1, 3, 1), (None, 8, A, None, B, None)),
+        ((A, B, 8), (2, 3, 4), (6, 4), (7, 8)),
+        ((A, None, B), (2, 1, 3), (6,), (7,)),
+        ((7, None, 8), (6, 1, 4), (6, 4), (7, 8)),
+        ((7, 8), (6, 4), (6, 4), (7, 8)),
+        # Put together otherwise than they were cut, in another order, or not at all.
+        ((B, A, 8), (3, 2, 4), (6, 4), None),
+        ((A, B, 8), (2, 3, 4), (2, 12), None),
+        ((7, 8), (6, 4), (24,), None),
+        ((7, 8), (6, 4), (3, 8), None),
+        ((A, 8), (2, 3), (6,), None),
+        ((A, 8), (2, 4), (2, 2, 4, 1), None),
+        ((Part(7, 0, (6, 2)), 8), (6, 4), (2, 3, 4), None),
+        ((7,), (0,), (0, 3), None),
+    ],
+)
+def test_labels_after_a_reshape(labels, before, after, wanted) -> None:
+    assert regrouped(labels, before, after) == wanted
+
+
+def test_sizes_that_are_symbols_stay_what_they_are() -> None:
+    n, m = jax.export.symbolic_shape("n, m")
+    assert regrouped((7, 8), (n, 6), (n, 2, 3)) == (7, Part(8, 0, (2, 3)), Part(8, 1, (2, 3)))
+    assert regrouped((7, 8), (n * m, 6), (n, m, 6)) is None
+
+
+def test_labels_of_a_source() -> None:
+    assert inverse((1, None, 0), (7, 8, A), (2, 5, 1)) == (A, 7, None)
+    # An axis of size 1 runs along none.
+    assert inverse((0, 1), (7, 8), (1, 5)) == (None, 8)
