@@ -195,7 +195,7 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     for name in ("scale", "logits_soft_cap", "mask_value"):
         if params[name] is not None:
             params = {**params, name: static_value(op, name, params[name], 1.0)}
-    if params["logits_soft_cap"] == 0:
+    if params["logits_soft_cap"] is not None and not params["logits_soft_cap"]:
         raise OpError(op, "logits_soft_cap is 0", mend="give another number; for no cap, None")
     rate = static_value(op, "dropout_rate", params["dropout_rate"], 0.0)
     if not 0 <= rate <= 1:

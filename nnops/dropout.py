@@ -192,7 +192,7 @@ def _checked(
     broadcast_dims: int | Sequence[int],
 ) -> jax.Array:
     x = jnp.asarray(x)
-    rate = static_value(op, "rate", rate, 0.0)
+    rate = static_value(op, "rate", rate, 0.0) + 0.0  # -0.0 is another number here
     if not 0.0 <= rate <= 1.0:
         raise OpError(op, f"rate is {rate}", {"x": x}, "give a number from 0 to 1")
     if not isinstance(broadcast_dims, Sequence):

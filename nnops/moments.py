@@ -64,7 +64,8 @@ def work_dtype(*values: Any) -> Any:
 
 def normalized_params(op: str, params: dict[str, Any], epsilon: float) -> dict[str, Any]:
     """Static parameters as the primitive holds them: epsilon a float, dtype a dtype or None."""
-    out = {**params, "epsilon": static_value(op, "epsilon", params["epsilon"], epsilon)}
+    # Of the two zeros, which are not equal to each other here, the one.
+    out = {**params, "epsilon": static_value(op, "epsilon", params["epsilon"], epsilon) + 0.0}
     if out.get("dtype") is not None:
         out["dtype"] = data_type(op, "dtype", out["dtype"])
         if not jnp.issubdtype(out["dtype"], jnp.floating):

@@ -14,7 +14,7 @@ from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
-from jaxpress.nnops.settings import integer
+from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = ["reverse_sequence", "sequence_mask", "shift"]
@@ -233,4 +233,6 @@ def shift(x: Any, steps: int = 1, *, axis: int = 1, fill: float = 0) -> jax.Arra
     size = x.shape[at]
     if isinstance(size, int):
         steps = max(-size, min(size, steps))
+    if isinstance(plain, float):
+        plain = static_value("shift", "fill", plain, 0.0)
     return _SHIFT.rebind({"x": x}, steps=steps, axis=at, fill=plain)

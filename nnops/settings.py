@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -24,7 +25,7 @@ def static_value(op: str, what: str, value: Any, default: Any) -> Any:
         # Any object has a truth value, and text may be a number: neither is what was meant.
         if isinstance(value, str | bytes) or (kind is bool and not _is_flag(value)):
             raise TypeError(value)
-        return kind(value)
+        return _NEGATIVE_ZERO if _is_negative_zero(number := kind(value)) else number
     except (TypeError, ValueError) as error:  # JAX's concretization errors are TypeErrors
         wanted = "True or False" if kind is bool else "a Python number"
         raise OpTypeError(
@@ -32,6 +33,29 @@ def static_value(op: str, what: str, value: Any, default: Any) -> Any:
             f"{what} is {value!r}, which is no static {'flag' if kind is bool else 'number'}",
             mend=f"give {wanted}; for one that is traced, call the jax.nn function",
         ) from error
+
+
+class _NegativeZero(float):
+    """-0.0, and not equal to 0.0: of parameters that are equal, JAX keeps one program for both."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NegativeZero)
+
+    def __ne__(self, other: object) -> bool:
+        return not isinstance(other, _NegativeZero)
+
+    def __hash__(self) -> int:
+        return hash(_NegativeZero)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _NegativeZero, (-0.0,)
+
+
+_NEGATIVE_ZERO = _NegativeZero(-0.0)
+
+
+def _is_negative_zero(number: float) -> bool:
+    return number == 0 and math.copysign(1, number) < 0
 
 
 def _is_flag(value: Any) -> bool:

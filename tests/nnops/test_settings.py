@@ -1,12 +1,14 @@
 """Settings: each of every public op, given what it cannot be; and what makes a setting."""
 
 import inspect
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxpress as jp
 from jaxpress import nnops
 from jaxpress.nnops.settings import data_type, integer, static_value
 
@@ -148,3 +150,28 @@ def test_what_a_setting_may_be():
     assert data_type("op", "dtype", None) is None
     with pytest.raises(nnops.OpTypeError, match=r"op: number is .*\n  to mend it: "):
         jax.jit(lambda x: static_value("op", "number", x, 0.0))(1.0)
+
+
+NEGATIVE = static_value("op", "number", -0.0, 0.0)
+
+
+def test_the_two_zeros_are_two_settings():
+    """Leaky relu's result for a negative number is one of both zeros."""
+    assert repr(NEGATIVE) == "-0.0" and pickle.loads(pickle.dumps(NEGATIVE)) == NEGATIVE
+    zero = 0.0
+    assert zero != NEGATIVE and zero not in {NEGATIVE} and not NEGATIVE
+    x, f = jnp.array([-2.0]), lambda x, fill=0.0: nnops.shift(x, axis=0, fill=fill)
+
+    def both(x):
+        fused = [
+            nnops.dense(x, jnp.ones((1, 1)), activation=("leaky_relu", {"negative_slope": zero}))
+            for zero in (0.0, -0.0)
+        ]
+        pairs = [nnops.leaky_relu(x, zero) for zero in (0.0, -0.0)], fused, [f(x, 0.0), f(x, -0.0)]
+        return jax.tree.leaves(pairs)
+
+    want = [True, False, True, False, False, True]
+    for run in (both, jax.jit(both), jp.optimize(both)):
+        assert [bool(np.signbit(y)[0]) for y in run(x)] == want
+    for dtype in (jnp.bfloat16, jnp.float32):
+        assert nnops.leaky_relu(x.astype(dtype), -0.0).dtype == dtype
