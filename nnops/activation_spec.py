@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxpress.nnops.errors import OpError, OpTypeError
+from jaxpress.nnops.settings import static_value
 
 __all__ = ["Activation", "activation_entries", "activation_names", "register", "to_activation"]
 
@@ -140,19 +141,3 @@ def to_activation(spec: Any, op: str = "activation") -> Activation | None:
         for k, default in entry.defaults.items()
     }
     return Activation(name, tuple(sorted(params.items())))
-
-
-def static_value(op: str, what: str, value: Any, default: Any) -> Any:
-    """A parameter as a plain Python bool or float, by the type of its default.
-
-    Raises:
-        OpTypeError: it is an array or tracer of unknown value, or no number.
-    """
-    try:
-        return type(default)(value)
-    except (TypeError, ValueError) as error:  # JAX's concretization errors are TypeErrors
-        raise OpTypeError(
-            op,
-            f"{what} is {value!r}, which is no static number",
-            mend="give a Python number; for one that is traced, call the jax.nn function",
-        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +11,15 @@ import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.attention_checks import as_operands, check_shapes
 from jaxpress.nnops.attention_masks import band_mask, large_negative
 from jaxpress.nnops.define import define
-from jaxpress.nnops.dropout import FORMS
+from jaxpress.nnops.dropout import FORMS, random_key
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.fused import canonical_precision
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import data_type, integer, static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = ["dot_product_attention"]
@@ -197,10 +196,6 @@ def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
     return op.primitive.bind(*arrays, **params), 0
 
 
-def _dtype(given: Any) -> Any:
-    return None if given is None else jnp.dtype(given)
-
-
 def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     op = "dot_product_attention"
     window = params["local_window_size"]
@@ -208,10 +203,12 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
         pair = window if isinstance(window, tuple | list) else (window, window)
         if len(pair) != 2:
             raise OpError(op, f"local_window_size is {window!r}", mend="give (left, right)")
-        window = tuple(None if w is None else operator.index(w) for w in pair)
+        window = tuple(None if w is None else integer(op, "local_window_size", w) for w in pair)
     for name in ("scale", "logits_soft_cap", "mask_value"):
         if params[name] is not None:
             params = {**params, name: static_value(op, name, params[name], 1.0)}
+    if params["logits_soft_cap"] is not None and not params["logits_soft_cap"]:
+        raise OpError(op, "logits_soft_cap is 0", mend="give another number; for no cap, None")
     rate = static_value(op, "dropout_rate", params["dropout_rate"], 0.0)
     if not 0 <= rate <= 1:
         raise OpError(op, f"dropout_rate is {rate}", mend="give a number from 0 to 1")
@@ -223,16 +220,14 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
         "local_window_size": window,
         "dropout_rate": rate,
         "dropout_broadcast_dims": dims,
-        "logits_dtype": _dtype(params["logits_dtype"]),
-        "softmax_dtype": _dtype(params["softmax_dtype"]),
         "precision": canonical_precision(params["precision"], op),
-        "preferred_element_type": _dtype(params["preferred_element_type"]),
+        **{k: data_type(op, k, params[k]) for k in params if k.endswith(("_dtype", "_type"))},
     }
 
 
 def _from_end(axis: Any) -> int:
     """An axis of the weights (B, N, T, S), or (..., N, T, S), counted from the end."""
-    axis = operator.index(axis)
+    axis = integer("dot_product_attention", "dropout_broadcast_dims", axis)
     if not -4 <= axis < 4:
         raise OpError(
             "dot_product_attention",
@@ -356,7 +351,7 @@ def dot_product_attention(
     }
     operands = as_operands(given)
     if dropout_rate and dropout_key is not None:
-        operands["dropout_key"] = dropout_key
+        operands["dropout_key"] = random_key("dot_product_attention", dropout_key, operands)
     return _ATTENTION.rebind(
         operands,
         is_causal=is_causal,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.softmax import axes_from_end
 from jaxpress.nnops.transforms import general_batch
 
@@ -140,5 +139,5 @@ def batch_norm(
     given = {k: jnp.asarray(v) for k, v in zip(OPERANDS, values, strict=True) if v is not None}
     if "x" not in given:
         raise OpError("batch_norm", "x is missing", given, "give x")
-    at = axes_from_end("batch_norm", given["x"], operator.index(axis))
+    at = axes_from_end("batch_norm", given["x"], integer("batch_norm", "axis", axis))
     return _BATCH_NORM.rebind(given, axis=at, epsilon=epsilon)

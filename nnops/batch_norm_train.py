@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import jax
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import batching
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
@@ -23,6 +21,7 @@ from jaxpress.nnops.moments import (
     result_dtype,
     work_dtype,
 )
+from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.softmax import axes_from_end
 from jaxpress.nnops.transforms import general_batch, general_jvp, kept_jvp
 
@@ -205,7 +204,7 @@ def batch_norm_train(
     """
     op = "batch_norm_train"
     given = as_operands(op, x=x, mean=mean, var=var, scale=scale, bias=bias)
-    at = axes_from_end(op, given["x"], operator.index(axis))
+    at = axes_from_end(op, given["x"], integer(op, "axis", axis))
     if given["x"].ndim < 2:
         raise OpError(op, "x has no batch axis", given, "x is (batch, ..., features)")
     y, new_mean, new_var = _OP.rebind(

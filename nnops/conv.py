@@ -26,6 +26,7 @@ from jaxpress.nnops.kernels.patches_dot import PATCHES_DOT
 from jaxpress.nnops.kernels.planes import PLANES
 from jaxpress.nnops.kernels.pointwise_dot import POINTWISE_DOT
 from jaxpress.nnops.kernels.tiles_dot import TILES_DOT
+from jaxpress.nnops.settings import static_value
 
 __all__ = ["conv"]
 
@@ -41,7 +42,7 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
         "padding": tuple((low, high) for low, high in params["padding"]),
         "dilation": tuple(params["dilation"]),
         "dimension_numbers": numbers,
-        "transposed": bool(params["transposed"]),
+        "transposed": static_value("conv", "transposed", params["transposed"], False),
     }
 
 
@@ -150,13 +151,14 @@ def conv(
     strides = per_dimension("strides", strides, rank)
     dilation = per_dimension("dilation", dilation, rank)
     (groups,) = per_dimension("groups", groups, 1)
+    transposed = static_value("conv", "transposed", transposed, False)
     params = {
         "strides": strides,
-        "padding": resolve_padding(padding, x, w, numbers, strides, dilation, bool(transposed)),
+        "padding": resolve_padding(padding, x, w, numbers, strides, dilation, transposed),
         "dilation": dilation,
         "groups": groups,
         "dimension_numbers": numbers,
-        "transposed": bool(transposed),
+        "transposed": transposed,
         "activation": activation,
         "precision": precision,
         "preferred_element_type": preferred_element_type,

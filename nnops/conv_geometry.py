@@ -145,6 +145,10 @@ def check_operands(x: Any, w: Any, params: Mapping[str, Any]) -> None:
             f"channels must equal w's input features times groups; "
             f"dimension_numbers are {params['dimension_numbers']}",
         )
+    if any(w.shape[i] == 0 for i in numbers.rhs_spec[2:]):
+        raise OpError(
+            "conv", "w covers no position", {"x": x, "w": w}, "its spatial sizes are 1 or more"
+        )
     if out % groups != 0:
         raise OpError(
             "conv",

@@ -16,6 +16,7 @@ from jaxpress.nnops.conv import conv
 from jaxpress.nnops.conv_geometry import layout, per_dimension, resolve_padding, specs
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.settings import integer, static_value
 
 __all__ = ["conv_transpose", "depthwise_conv", "separable_conv"]
 
@@ -217,15 +218,16 @@ def conv_transpose(
     x, w = jnp.asarray(x), jnp.asarray(w)
     numbers = layout(dimension_numbers, x, w)
     rank = x.ndim - 2
-    if transpose_kernel:
+    if static_value("conv_transpose", "transpose_kernel", transpose_kernel, False):
         out, inner, *spatial = specs(numbers).rhs_spec
         w = jnp.swapaxes(lax.rev(w, spatial), out, inner)
     strides = per_dimension("strides", strides, rank, "conv_transpose")
     dilation = per_dimension("dilation", dilation, rank, "conv_transpose")
     pairs = resolve_padding(padding, x, w, numbers, strides, dilation, True)
-    extra = tuple(output_padding) if isinstance(output_padding, Iterable) else (output_padding,)
-    extra = extra * rank if len(extra) == 1 else extra
-    if len(extra) != rank or any(int(e) < 0 for e in extra):
+    several = isinstance(output_padding, Iterable)
+    extra = tuple(output_padding) if several else (output_padding,) * rank
+    extra = [integer("conv_transpose", "output_padding", e) for e in extra]
+    if len(extra) != rank or min(extra) < 0:
         raise OpError(
             "conv_transpose",
             f"output_padding is {output_padding!r}",
@@ -237,7 +239,7 @@ def conv_transpose(
         w,
         b,
         strides=strides,
-        padding=[(low, high + int(e)) for (low, high), e in zip(pairs, extra, strict=True)],
+        padding=[(low, high + e) for (low, high), e in zip(pairs, extra, strict=True)],
         dilation=dilation,
         dimension_numbers=numbers,
         transposed=True,

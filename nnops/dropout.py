@@ -7,7 +7,6 @@ name survives ``grad`` and nothing is drawn twice.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
-__all__ = ["drop_path", "dropout", "stochastic_depth"]
+__all__ = ["drop_path", "dropout", "random_key", "stochastic_depth"]
 
 # Where a dropped entry becomes 0 whatever it was, or is multiplied with 0 (so that NaN stays NaN).
 FORMS = ("select", "multiply")
@@ -193,17 +192,17 @@ def _checked(
     broadcast_dims: int | Sequence[int],
 ) -> jax.Array:
     x = jnp.asarray(x)
-    rate = static_value(op, "rate", rate, 0.0)
+    rate = static_value(op, "rate", rate, 0.0) + 0.0  # -0.0 is another number here
     if not 0.0 <= rate <= 1.0:
         raise OpError(op, f"rate is {rate}", {"x": x}, "give a number from 0 to 1")
     if not isinstance(broadcast_dims, Sequence):
         broadcast_dims = (broadcast_dims,)
-    dims = [operator.index(d) for d in broadcast_dims]
+    dims = [integer(op, "broadcast_dims", d) for d in broadcast_dims]
     if any(not -x.ndim <= d < x.ndim for d in dims):
         raise OpError(op, f"broadcast_dims are {dims}", {"x": x}, f"give axes below {x.ndim}")
     if static_value(op, "deterministic", deterministic, False) or rate == 0.0:
         return x
-    key = _key(op, x, key)
+    key = random_key(op, key, {"x": x})
     if rate == 1.0:  # dividing by 0 would make gradients NaN
         return jnp.zeros_like(x)
     # Counted from the end, so that leading batch dimensions change nothing.
@@ -216,14 +215,21 @@ def _checked(
 _drawn = eagerly_jitted(_checked)
 
 
-def _key(op: str, x: Any, key: Any) -> Any:
-    mend = "give jax.random.key(seed), or one of jax.random.split(key); for none deterministic=True"
+def random_key(op: str, key: Any, given: Mapping[str, Any]) -> Any:
+    """A random key as an array, typed or raw.
+
+    Raises:
+        OpError: there is none, or more than one.
+        OpTypeError: it is no key.
+    """
+    mend = "give jax.random.key(seed), or one of jax.random.split(key)"
     if key is None:
-        raise OpError(op, "the key is missing", {"x": x}, mend)
+        raise OpError(op, "the key is missing", given, f"{mend}; for none deterministic=True")
     key = jnp.asarray(key)
+    given = {**given, "key": key}
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != jnp.uint32:
-        raise OpTypeError(op, f"key is {key.dtype}", {"x": x, "key": key}, mend)
+        raise OpTypeError(op, f"key is {key.dtype}", given, mend)
     if key.ndim != (0 if typed else 1):
-        raise OpError(op, f"key has shape {key.shape}", {"x": x, "key": key}, f"one key: {mend}")
+        raise OpError(op, f"key has shape {key.shape}", given, f"one key: {mend}")
     return key

@@ -148,11 +148,13 @@ def _is_array(value: Any, which: type) -> bool:
 def _encoded(value: Any) -> Any:
     """A setting as a key holds it: 1, 1.0 and True are three, and lists can be hashed."""
     kind = type(value)
+    if kind is float or kind is complex:
+        return kind, value, repr(value)  # 0.0 and -0.0 are two
     if kind in _ATOMS:
         return kind, value
     if kind is tuple:
         kinds = tuple(map(type, value))
-        if _ATOMS.issuperset(kinds):
+        if float not in kinds and complex not in kinds and _ATOMS.issuperset(kinds):
             return kind, value, kinds
     if kind is tuple or kind is list:
         return kind, tuple([_encoded(v) for v in value])
@@ -167,8 +169,8 @@ def _decoded(place: Any) -> Any:
     """The setting again, lists and dicts as new ones."""
     if place is None:
         return None
-    kind, value, *kinds = place
-    if kinds:
+    kind, value, *told = place
+    if told:
         return value
     if kind is tuple or kind is list:
         return kind([_decoded(v) for v in value])

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.transforms import same_batch
 
 __all__ = ["apply", "elementwise"]

@@ -21,6 +21,7 @@ from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.fused import as_arrays, canonical_precision, define_fused, fused_call
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = ["attend", "embedding"]
@@ -121,18 +122,17 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
             mend='give mode="fill", or no fill_value',
         )
     if fill_value is not None:
-        fill_value = float(fill_value)
+        fill_value = static_value("embedding", "fill_value", fill_value, 0.0)
         # NaN is what None means for floats; and it would not be equal to itself.
         fill_value = None if math.isnan(fill_value) else fill_value
     if from_end is None or mode in ("wrap", "one_hot"):
         from_end = _FROM_END.get(mode, False)
+    precision = canonical_precision(params["precision"], "embedding")
     return {
         "mode": mode,
         "fill_value": fill_value,
-        "from_end": bool(from_end),
-        "precision": canonical_precision(params["precision"], "embedding")
-        if mode == "one_hot"
-        else None,
+        "from_end": static_value("embedding", "from_end", from_end, False),
+        "precision": precision if mode == "one_hot" else None,
     }
 
 

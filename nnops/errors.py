@@ -38,20 +38,21 @@ class OpError(ValueError):
         self, op: str, problem: str, operands: Mapping[str, Any] | None = None, mend: str = ""
     ):
         """Builds the message; see the class."""
-        shown = {} if operands is None else {k: v for k, v in operands.items() if v is not None}
+        # Described at once: arrays in an error would keep their memory alive.
+        self._settle(op, problem, _described(operands or {}), mend)
+
+    def _settle(self, op: str, problem: str, operands: str, mend: str) -> None:
         parts = [f"{op}: {problem}"]
-        if shown:
-            parts.append("operands: " + ", ".join(f"{k} {describe(v)}" for k, v in shown.items()))
+        if operands:
+            parts.append(f"operands: {operands}")
         if mend:
             parts.append(f"to mend it: {mend}")
-        super().__init__("\n  ".join(parts))
-        self.op = op
-        self.problem = problem
-        self.mend = mend
+        ValueError.__init__(self, "\n  ".join(parts))
+        self.op, self.problem, self.operands, self.mend = op, problem, operands, mend
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the message alone: arrays in an error would keep their memory alive."""
-        return (_rebuild, (type(self), str(self), self.op, self.problem, self.mend))
+        """Pickles the parts of the message."""
+        return (_rebuild, (type(self), self.op, self.problem, self.operands, self.mend))
 
 
 class OpTypeError(OpError, TypeError):
@@ -73,32 +74,43 @@ def explained(fn: Function) -> Function:
         try:
             return fn(*args, **kwargs)
         except OpError as error:
-            if error.op == name:
+            if error.op == name and error.operands:
                 raise
-            text = f"{name}: {error}"
-            raise _rebuild(type(error), text, name, error.problem, error.mend) from error
+            inner = error.problem if error.op == name else f"{error.op}: {error.problem}"
+            operands = error.operands or _described(_given(signature, args, kwargs)[0])
+            raise _rebuild(type(error), name, inner, operands, error.mend) from error
         except (TypeError, ValueError) as error:
             # Errors with a meaning of their own are of subclasses: of tracers, of symbolic sizes.
             own = type(error) in (TypeError, ValueError)
             frame = error.__traceback__
             if not own or frame is None or frame.tb_next is None:  # a call that fn does not take
                 raise
-            given = dict(signature.bind(*args, **kwargs).arguments)
-            for several, values in [(k, v) for k, v in given.items() if isinstance(v, tuple)]:
-                given |= {f"{several}[{i}]": v for i, v in enumerate(values)}
-            arrays = {k: v for k, v in given.items() if hasattr(v, "shape") and hasattr(v, "dtype")}
-            raise OpTypeError(
-                name,
-                str(error).strip().partition("\n")[0],
-                arrays,
-                "give arrays of the shapes and dtypes that its documentation names",
-            ) from error
+            arrays, settings = _given(signature, args, kwargs)
+            what = str(error).strip().partition("\n")[0]
+            if settings:
+                what += ", given " + ", ".join(f"{k}={v!r}" for k, v in settings.items())
+            mend = "give arrays and settings of the kinds that its documentation names"
+            raise OpTypeError(name, what, arrays, mend) from error
 
     return call  # type: ignore[return-value]
 
 
-def _rebuild(cls: type[OpError], text: str, op: str, problem: str, mend: str) -> OpError:
+def _given(signature: inspect.Signature, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """What a call was given by name: arrays, and all else."""
+    given = dict(signature.bind(*args, **kwargs).arguments)
+    for several, values in [(k, v) for k, v in given.items() if isinstance(v, tuple)]:
+        if signature.parameters[several].kind is inspect.Parameter.VAR_POSITIONAL:
+            del given[several]
+            given |= {f"{several}[{i}]": v for i, v in enumerate(values)}
+    arrays = {k: v for k, v in given.items() if hasattr(v, "shape") and hasattr(v, "dtype")}
+    return arrays, {k: v for k, v in given.items() if k not in arrays and v is not None}
+
+
+def _described(arrays: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {describe(v)}" for k, v in arrays.items() if v is not None)
+
+
+def _rebuild(cls: type[OpError], op: str, problem: str, operands: str, mend: str) -> OpError:
     error = cls.__new__(cls)
-    ValueError.__init__(error, text)
-    error.op, error.problem, error.mend = op, problem, mend
+    error._settle(op, problem, operands, mend)
     return error

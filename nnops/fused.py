@@ -20,6 +20,7 @@ from jaxpress.nnops.activation_spec import to_activation
 from jaxpress.nnops.define import define
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import REFERENCE, Kernel, OpDef
+from jaxpress.nnops.settings import data_type
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
 __all__ = ["as_arrays", "canonical_precision", "define_fused", "fused_call"]
@@ -60,7 +61,7 @@ def canonical_precision(precision: Any, op: str) -> Any:
     pair = tuple(precision) if isinstance(precision, list | tuple) else (precision, precision)
     try:
         first, second = (lax.Precision(p) for p in pair)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise OpError(
             op,
             f"precision is {precision!r}",
@@ -160,8 +161,8 @@ def define_fused(
         params = normalize(params)
         params["activation"] = to_activation(params["activation"], name)
         params["precision"] = canonical_precision(params["precision"], name)
-        preferred = params["preferred_element_type"]
-        params["preferred_element_type"] = None if preferred is None else jnp.dtype(preferred)
+        preferred = "preferred_element_type"
+        params[preferred] = data_type(name, preferred, params[preferred])
         return params
 
     def jvp(op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
@@ -275,7 +276,8 @@ def fused_call(
     dtype = jnp.result_type(x, w)
     core = {"x": _cast(x, dtype), "w": _cast(w, dtype)}
     rest = {k: v for k, v in operands.items() if k not in core and v is not None}
-    made = jnp.dtype(params["preferred_element_type"] or dtype)
+    preferred = "preferred_element_type"
+    made = data_type(op.name, preferred, params[preferred]) or dtype
     if jnp.result_type(made, *rest.values()) == made:
         return op.rebind({**core, **{k: _cast(v, made) for k, v in rest.items()}}, **params)
     activation = to_activation(params["activation"], op.name)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 
 __all__ = ["geglu", "swiglu"]
 

@@ -13,6 +13,7 @@ from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.softmax import axes_from_end
 from jaxpress.nnops.transforms import leading_batch
 
@@ -60,7 +61,8 @@ def _pool(op: OpDef, x: Any, axis: int | Sequence[int] | None, keepdims: bool) -
         axis = tuple(range(1, x.ndim - 1))
     axes = axes_from_end(op.name, x, axis)
     axes = (axes,) if isinstance(axes, int) else axes
-    return op.rebind({"x": x}, axis=axes, keepdims=bool(keepdims))
+    flag = static_value(op.name, "keepdims", keepdims, False)
+    return op.rebind({"x": x}, axis=axes, keepdims=flag)
 
 
 @eagerly_jitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from jaxpress.nnops.moments import (
     same_type,
     work_dtype,
 )
+from jaxpress.nnops.settings import integer
 from jaxpress.nnops.softmax import axes_from_end
 
 __all__ = ["group_norm", "instance_norm"]
@@ -95,7 +95,7 @@ _INSTANCE_NORM = define(
 def _features_axis(op: str, x: Any, axis: int, least: int, layout: str) -> int:
     if x.ndim < least:
         raise OpError(op, f"x has {x.ndim} axes", {"x": x}, f"x is {layout}")
-    at = axes_from_end(op, x, operator.index(axis))
+    at = axes_from_end(op, x, integer(op, "axis", axis))
     assert isinstance(at, int)
     if at == -x.ndim:
         raise OpError(op, "the feature axis is the batch axis", {"x": x}, f"x is {layout}")
@@ -145,7 +145,7 @@ def group_norm(
     op = "group_norm"
     given = as_operands(op, x=x, scale=scale, bias=bias)
     at = _features_axis(op, given["x"], axis, 2, "(batch, ..., features)")
-    groups = operator.index(groups)
+    groups = integer("group_norm", "groups", groups)
     features = given["x"].shape[at]
     if groups < 1 or features % groups:
         raise OpError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from jaxpress.nnops.attention import dot_product_attention
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError, explained
+from jaxpress.nnops.settings import integer
 
 __all__ = ["KVCache", "init_kv_cache", "kv_cache_attention", "kv_cache_update"]
 
@@ -127,7 +127,7 @@ def kv_cache_update(cache: Any, new: Any, index: Any, *, axis: int = 1) -> jax.A
             given,
             "cast new, or make a cache that holds it",
         )
-    axis = operator.index(axis)
+    axis = integer("kv_cache_update", "axis", axis)
     if new.ndim != cache.ndim or not -cache.ndim <= axis < cache.ndim:
         raise OpError(
             "kv_cache_update",
@@ -214,7 +214,8 @@ def kv_cache_attention(
     of_key = lax.broadcasted_iota(jnp.int32, (1, maxlen), 1)
     mask = of_key <= at
     if local_window_size is not None:
-        mask = mask & (of_key >= at - operator.index(local_window_size))
+        width = integer("kv_cache_attention", "local_window_size", local_window_size)
+        mask = mask & (of_key >= at - width)
     mask = lax.expand_dims(mask, tuple(range(query.ndim - mask.ndim)))
     out = dot_product_attention(query, keys, values, bias, mask, scale=scale)
     return out, KVCache(keys, values, length + t)

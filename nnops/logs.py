@@ -13,6 +13,7 @@ from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.elementwise import apply, elementwise
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.softmax import axes_from_end
 from jaxpress.nnops.transforms import general_batch, leading_batch
 
@@ -129,7 +130,9 @@ def logsumexp(
     """
     operands = _operands("logsumexp", x, b=b, where=where)
     axes = axes_from_end("logsumexp", operands["x"], axis)
-    return _LOGSUMEXP.rebind(operands, axis=axes, keepdims=bool(keepdims))
+    return _LOGSUMEXP.rebind(
+        operands, axis=axes, keepdims=static_value("logsumexp", "keepdims", keepdims, False)
+    )
 
 
 @eagerly_jitted
@@ -161,4 +164,6 @@ def logmeanexp(
     """
     operands = _operands("logmeanexp", x, where=where)
     axes = axes_from_end("logmeanexp", operands["x"], axis)
-    return _LOGMEANEXP.rebind(operands, axis=axes, keepdims=bool(keepdims))
+    return _LOGMEANEXP.rebind(
+        operands, axis=axes, keepdims=static_value("logmeanexp", "keepdims", keepdims, False)
+    )

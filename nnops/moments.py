@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import data_type, static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = [
@@ -64,9 +64,10 @@ def work_dtype(*values: Any) -> Any:
 
 def normalized_params(op: str, params: dict[str, Any], epsilon: float) -> dict[str, Any]:
     """Static parameters as the primitive holds them: epsilon a float, dtype a dtype or None."""
-    out = {**params, "epsilon": static_value(op, "epsilon", params["epsilon"], epsilon)}
+    # Of the two zeros, which are not equal to each other here, the one.
+    out = {**params, "epsilon": static_value(op, "epsilon", params["epsilon"], epsilon) + 0.0}
     if out.get("dtype") is not None:
-        out["dtype"] = jnp.dtype(out["dtype"])
+        out["dtype"] = data_type(op, "dtype", out["dtype"])
         if not jnp.issubdtype(out["dtype"], jnp.floating):
             raise OpTypeError(op, f"dtype is {out['dtype']}", mend="give a floating dtype, or None")
     return out

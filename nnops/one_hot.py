@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jax import dtypes
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.settings import data_type, integer
 from jaxpress.nnops.transforms import leading_batch
 
 __all__ = ["one_hot"]
@@ -61,14 +61,14 @@ def one_hot(x: Any, num_classes: int, *, dtype: Any = None, axis: int = -1) -> j
     """
     x = jnp.asarray(x)
     ndim = x.ndim + 1
-    at = operator.index(axis)
+    at = integer("one_hot", "axis", axis)
     if not -ndim <= at < ndim:
         raise OpError("one_hot", f"axis is {axis}", {"x": x}, f"give an axis of the {ndim} axes")
     if not jax.export.is_symbolic_dim(num_classes):
-        num_classes = operator.index(num_classes)
+        num_classes = integer("one_hot", "num_classes", num_classes)
         if num_classes < 0:
             raise OpError("one_hot", f"num_classes is {num_classes}", {"x": x}, "give 0 or more")
-    dtype = dtypes.canonicalize_dtype(float if dtype is None else dtype)
+    dtype = dtypes.canonicalize_dtype(data_type("one_hot", "dtype", dtype) or float)
     return _ONE_HOT.rebind(
         {"x": x}, num_classes=num_classes, dtype=dtype, axis=at - ndim if at >= 0 else at
     )

@@ -22,6 +22,7 @@ from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.kernels import pool_windows
 from jaxpress.nnops.opdef import Kernel, OpDef
+from jaxpress.nnops.settings import static_value
 
 __all__ = ["avg_pool", "max_pool", "min_pool"]
 
@@ -316,4 +317,5 @@ def avg_pool(
     """
     x = jnp.asarray(x)
     params = _full_rank("avg_pool", x, window_shape, strides, padding, dilation)
-    return _AVG_POOL.rebind({"x": x}, count_include_pad=bool(count_include_pad), **params)
+    flag = static_value("avg_pool", "count_include_pad", count_include_pad, True)
+    return _AVG_POOL.rebind({"x": x}, count_include_pad=flag, **params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import integer
 
 __all__ = ["prelu"]
 
@@ -96,7 +96,7 @@ def prelu(
         what = f"derivative_at_zero is {derivative_at_zero!r}"
         raise OpError("prelu", what, mend="give 1.0, 0.0 or 'slope'")
     if slope.ndim == 1 and x.ndim != 1:
-        at = operator.index(axis)
+        at = integer("prelu", "axis", axis)
         if not -x.ndim <= at < x.ndim:
             raise OpError("prelu", f"axis is {axis}", operands, f"give one below {x.ndim}")
         slope = lax.expand_dims(slope, [i for i in range(x.ndim) if i != at % x.ndim])

@@ -27,6 +27,7 @@ from jaxpress.nnops.fused import canonical_precision
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.recurrent_shapes import check_operands, check_type, types_of
 from jaxpress.nnops.recurrent_tangent import has_slope, tangents_of
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.transforms import general_batch, is_zero, kept_jvp, zero_like
 
 __all__ = ["Recurrence", "bind_cell", "bind_sequence", "define_recurrence"]
@@ -75,7 +76,6 @@ def define_recurrence(kind: Recurrence) -> tuple[OpDef, OpDef]:
         and w_ih, the biases and mask where present; those of one step x, the states, and so on.
     """
     common = {**kind.defaults, "precision": None}
-    normalize = functools.partial(_normalize, kind)
     sequence = define(
         kind.name,
         functools.partial(_sequence, kind),
@@ -88,7 +88,7 @@ def define_recurrence(kind: Recurrence) -> tuple[OpDef, OpDef]:
             "unroll": 1,
             "residuals": False,
         },
-        normalize=normalize,
+        normalize=functools.partial(_normalize, kind.name),
         jvp=functools.partial(_jvp, kind),
         batch=_batch,
         keeps=True,
@@ -101,7 +101,7 @@ def define_recurrence(kind: Recurrence) -> tuple[OpDef, OpDef]:
         operands=("x", *kind.states, "w_hh"),
         optional=("w_ih", *kind.biases),
         defaults=common,
-        normalize=normalize,
+        normalize=functools.partial(_normalize, f"{kind.name}_cell"),
         batch=_batch,
         multiple_results=True,
         infer=functools.partial(_infer_cell, kind),
@@ -109,22 +109,20 @@ def define_recurrence(kind: Recurrence) -> tuple[OpDef, OpDef]:
     return sequence, cell
 
 
-def _normalize(kind: Recurrence, params: dict[str, Any]) -> dict[str, Any]:
+def _normalize(op: str, params: dict[str, Any]) -> dict[str, Any]:
     params = dict(params)
     for key in params:
         if key.endswith("activation"):
-            params[key] = to_activation(params[key], kind.name)
+            params[key] = to_activation(params[key], op)
         elif key in ("reverse", "residuals", "reset_after"):
-            params[key] = bool(params[key])
-    params["precision"] = canonical_precision(params["precision"], kind.name)
+            params[key] = static_value(op, key, params[key], False)
+    params["precision"] = canonical_precision(params["precision"], op)
     masked = params.get("masked_output", "zero")
     if masked not in MASKED_OUTPUTS:
-        raise OpError(
-            kind.name, f"masked_output is {masked!r}", mend=f"give one of {MASKED_OUTPUTS}"
-        )
+        raise OpError(op, f"masked_output is {masked!r}", mend=f"give one of {MASKED_OUTPUTS}")
     unroll = params.get("unroll", 1)
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
-        raise OpTypeError(kind.name, f"unroll is {unroll!r}", mend="give a whole number above 0")
+        raise OpTypeError(op, f"unroll is {unroll!r}", mend="give a whole number above 0")
     return params
 
 
@@ -315,7 +313,7 @@ def bind_sequence(
     x = given["x"]
     if lengths is not None:
         given["mask"] = _mask_of(kind, x, jnp.asarray(lengths), given)
-    check_type(kind, given)
+    check_type(kind.name, given)
     for s in kind.states:
         if f"{s}0" not in given:
             given[f"{s}0"] = _zeros(kind, given)
@@ -335,7 +333,7 @@ def bind_cell(
     for name in ("x", *kind.states, "w_hh"):
         if name not in given:
             raise OpError(op.name, f"{name} is missing", given, f"give {name}")
-    check_type(kind, given)
+    check_type(op.name, given)
     return op.rebind(given, **params)
 
 

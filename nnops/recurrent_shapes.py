@@ -27,21 +27,19 @@ def types_of(operands: Mapping[str, Any], states: tuple[str, ...], suffix: str) 
     return work, jnp.result_type(work, *given)
 
 
-def check_type(kind: Recurrence, operands: Mapping[str, Any]) -> None:
+def check_type(op: str, operands: Mapping[str, Any]) -> None:
     """Raises OpTypeError where the gates would be of integers, or the mask is not boolean."""
     for name, value in operands.items():
         if name == "mask":
             if value.dtype != jnp.bool_:
                 raise OpTypeError(
-                    kind.name,
+                    op,
                     f"mask is {value.dtype}",
-                    {name: value},
+                    operands,
                     "give booleans, True for steps that take part",
                 )
         elif not jnp.issubdtype(value.dtype, jnp.inexact) and name.startswith(("w_", "h", "c")):
-            raise OpTypeError(
-                kind.name, f"{name} is {value.dtype}", {name: value}, f"cast {name} to a float"
-            )
+            raise OpTypeError(op, f"{name} is {value.dtype}", operands, f"cast {name} to a float")
 
 
 def check_operands(kind: Recurrence, operands: Mapping[str, Any], *, sequence: bool) -> None:

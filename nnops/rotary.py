@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = ["rotary_embedding", "rotary_tables", "sinusoidal_encoding"]
@@ -163,7 +162,7 @@ def rotary_tables(
         ((2, 2), 0.0)
     """
     angles = _angles("rotary_tables", positions, features, base)
-    if interleaved:
+    if static_value("rotary_tables", "interleaved", interleaved, False):
         angles = jnp.repeat(angles, 2, axis=-1)
     else:
         angles = jnp.concatenate([angles, angles], -1)
@@ -172,7 +171,7 @@ def rotary_tables(
 
 def _angles(op: str, positions: Any, features: int, base: float) -> Any:
     positions = jnp.asarray(positions)
-    features = operator.index(features)
+    features = integer(op, "features", features)
     base = static_value(op, "base", base, BASE)
     if features <= 0 or features % 2:
         raise OpError(op, f"features is {features}", mend="give an even number of features")
@@ -235,7 +234,7 @@ def sinusoidal_encoding(
     _angles("sinusoidal_encoding", positions, features, base)
     return _SINUSOIDAL.rebind(
         {"positions": positions},
-        features=operator.index(features),
+        features=integer("sinusoidal_encoding", "features", features),
         base=static_value("sinusoidal_encoding", "base", base, BASE),
         interleaved=static_value("sinusoidal_encoding", "interleaved", interleaved, True),
     )

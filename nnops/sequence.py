@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError, explained
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = ["reverse_sequence", "sequence_mask", "shift"]
@@ -149,7 +149,8 @@ def reverse_sequence(x: Any, lengths: Any, *, time_axis: int = 1, batch_axis: in
     lengths = _as_lengths("reverse_sequence", lengths, {"x": x})
     given = {"x": x, "lengths": lengths}
     axes = []
-    for axis in (operator.index(time_axis), operator.index(batch_axis)):
+    for name, value in (("time_axis", time_axis), ("batch_axis", batch_axis)):
+        axis = integer("reverse_sequence", name, value)
         if not -x.ndim <= axis < x.ndim:
             raise OpError("reverse_sequence", f"there is no axis {axis}", given, "name another")
         axes.append(axis % x.ndim - x.ndim)
@@ -212,10 +213,12 @@ def shift(x: Any, steps: int = 1, *, axis: int = 1, fill: float = 0) -> jax.Arra
         [[0, 5, 6]]
     """
     x = jnp.asarray(x)
-    steps, axis = operator.index(steps), operator.index(axis)
+    steps, axis = integer("shift", "steps", steps), integer("shift", "axis", axis)
     if not -x.ndim <= axis < x.ndim:
         raise OpError("shift", f"there is no axis {axis}", {"x": x}, "name another axis")
     try:
+        if isinstance(fill, complex) and not jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise TypeError(fill)
         number = np.asarray(fill).astype(x.dtype)
         if number.shape != () or number != fill:
             raise ValueError(fill)
@@ -230,4 +233,6 @@ def shift(x: Any, steps: int = 1, *, axis: int = 1, fill: float = 0) -> jax.Arra
     size = x.shape[at]
     if isinstance(size, int):
         steps = max(-size, min(size, steps))
+    if isinstance(plain, float):
+        plain = static_value("shift", "fill", plain, 0.0)
     return _SHIFT.rebind({"x": x}, steps=steps, axis=at, fill=plain)

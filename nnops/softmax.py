@@ -5,7 +5,6 @@ Their ``axis`` is kept counted from the end, so that leading batch dimensions ch
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import integer
 from jaxpress.nnops.transforms import is_zero, leading_batch, zero_like
 
 __all__ = ["glu", "log_softmax", "softmax"]
@@ -33,7 +33,7 @@ def axes_from_end(op: str, x: Any, axis: int | Sequence[int] | None) -> int | tu
     if axis is None:
         return tuple(range(-ndim, 0))
     single = not isinstance(axis, Sequence)
-    given = [operator.index(a) for a in ([axis] if single else axis)]
+    given = [integer(op, "axis", a) for a in ([axis] if single else axis)]
     out = sorted(a - ndim if a >= 0 else a for a in given)
     if any(not -ndim <= a < 0 for a in out) or len(set(out)) < len(out):
         raise OpError(op, f"axis is {axis!r}", {"x": x}, f"give distinct axes below {ndim}")
@@ -219,7 +219,7 @@ def glu(x: Any, axis: int = -1) -> jax.Array:
         [2.0]
     """
     x = jnp.asarray(x)
-    at = axes_from_end("glu", x, operator.index(axis))
+    at = axes_from_end("glu", x, integer("glu", "axis", axis))
     assert isinstance(at, int)
     if x.shape[at] % 2:
         raise OpError("glu", f"axis {axis} is odd", {"x": x}, "give an axis of even size")

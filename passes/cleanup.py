@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxpress.capture import Graph, Literal, Node, Value
+from jaxpress.capture.exactly import exactly
 from jaxpress.capture.template import inline_calls
 from jaxpress.passes.engine import map_bodies
 from jaxpress.passes.known import LOOPS_AND_BRANCHES
@@ -113,7 +114,7 @@ def _key(node: Node) -> Any:
     if node.effects or node._bodies is not None or node.op.startswith(_KEPT_APART):
         return None
     try:
-        params = tuple((k, type(v), v) for k, v in sorted(node.params.items()))
+        params = tuple([(k, exactly(v)) for k, v in sorted(node.params.items())])
         key = (node.primitive, tuple(map(_operand, node.inputs)), params, node.ctx)
         hash(key)
     except TypeError:  # a parameter that cannot be compared

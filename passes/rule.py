@@ -11,6 +11,7 @@ import jax
 
 from jaxpress.capture import Graph, Literal, Node, PassError, Value, compat
 from jaxpress.capture.edit import Editor
+from jaxpress.capture.exactly import exactly
 from jaxpress.capture.order import makers_after, move_before
 from jaxpress.passes.pattern_base import Pattern, State
 from jaxpress.passes.record import NUMERICS
@@ -426,4 +427,4 @@ def _avals(values: Iterable[Value]) -> tuple[Any, ...]:
 
 
 def _hashable(params: dict[str, Any]) -> Any:
-    return tuple(sorted(params.items(), key=lambda item: item[0]))
+    return tuple([(k, exactly(params[k])) for k in sorted(params)])

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.losses.reduction import (
@@ -19,6 +18,7 @@ from jaxpress.nnops.losses.reduction import (
     define_loss,
     require_shape,
 )
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.softmax import axes_from_end
 
 __all__ = ["binary_cross_entropy", "sigmoid_binary_cross_entropy", "softmax_cross_entropy"]

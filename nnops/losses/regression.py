@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.losses.reduction import call_loss, define_loss, require_shape
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 
 __all__ = ["huber", "huber_loss", "mean_absolute_error", "mean_squared_error"]
 

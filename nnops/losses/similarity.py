@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress.nnops.activation_spec import static_value
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 from jaxpress.nnops.losses.reduction import (
@@ -21,6 +20,7 @@ from jaxpress.nnops.losses.reduction import (
 )
 from jaxpress.nnops.normalize import PLACEMENTS, l2_reference
 from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.settings import static_value
 from jaxpress.nnops.softmax import axes_from_end
 
 __all__ = ["cosine_distance", "cosine_similarity", "kl_divergence"]

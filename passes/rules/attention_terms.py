@@ -69,7 +69,7 @@ class Terms:
         wider = term.dtype if self.dtype is None else jnp.promote_types(self.dtype, term.dtype)
         self.dtype = jnp.dtype(wider)
         if term.kind == "cap":
-            if self.cap is not None or self.added or self.fill is not None or term.number < 0:
+            if self.cap is not None or self.added or self.fill is not None or term.number <= 0:
                 return False
             # n tanh(x) is n tanh((n x) / n).
             self.scale, self.cap = self.scale * term.number, term.number

@@ -188,5 +188,5 @@ def test_errors_are_the_same():
         with pytest.raises((nnops.OpError, TypeError)) as got:
             f(*args, **kwargs)
         with pytest.raises(type(got.value)) as want:
-            inspect.unwrap(f)(*args, **kwargs)
+            errors.explained(inspect.unwrap(f))(*args, **kwargs)
         assert (type(got.value), str(got.value)) == (type(want.value), str(want.value))
