@@ -118,9 +118,10 @@ def scale_of(view: View, node: Node, other: Value) -> Any:
 
 
 class _BatchNormAfterLinear:
-    """``batch_norm(linear)`` along the features, everything but ``x`` known.
+    """``batch_norm(linear)`` along the features or a part of them, everything but ``x`` known.
 
-    Also where a norm in the wider dtype of its statistics is converted back at once.
+    Also where a norm in the wider dtype of its statistics is converted back at once. What enters it
+    may have been converted to that dtype for it alone.
     """
 
     names = frozenset({"batch_norm", "convert_element_type"})
@@ -136,14 +137,18 @@ class _BatchNormAfterLinear:
                 return None
             node = inner
         norm = norm_of(state, node)
-        found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=True)
-        if norm is None or found is None:
+        if norm is None:
+            return None
+        narrow, user, widening = _unwidened(view, norm["x"], node, root.output.dtype)
+        found = foldable_maker(state, narrow, user, shifts=True)
+        if found is None:
             return None
         maker, steps, axes = found
-        if norm["x"].dtype != root.output.dtype:
-            state.fail(lambda: f"it makes {root.output.dtype} of {norm['x'].dtype}", root)
+        if narrow.dtype != root.output.dtype:
+            state.fail(lambda: f"it makes {root.output.dtype} of {narrow.dtype}", root)
             return None
-        if (node.params["axis"] % node.output.ndim,) != axes:
+        axis = node.params["axis"] % node.output.ndim
+        if axis not in axes:
             state.fail(f"it norms axis {node.params['axis']}, not the features", node)
             return None
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
@@ -155,7 +160,21 @@ class _BatchNormAfterLinear:
             return None
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        return Match(view, root, values, nodes, (node, *steps, maker))
+        info = {"axis": axis, "axes": axes}
+        return Match(view, root, values, nodes, (node, *widening, *steps, maker), info)
+
+
+def _unwidened(
+    view: View, x: Value, user: Node, dtype: Any
+) -> tuple[Value, Node, tuple[Node, ...]]:
+    """What ``x`` was of ``dtype``, who takes it, and the conversion between, for ``user`` alone."""
+    node = view.producer(x)
+    if node is None or node.op != "convert_element_type" or view.use_count(x) != 1:
+        return x, user, ()
+    narrow = view.inputs(node)[0]
+    if narrow.dtype != dtype or jnp.promote_types(dtype, x.dtype) != x.dtype:
+        return x, user, ()
+    return narrow, node, (node,)
 
 
 def batch_norm_scale(norm: dict[str, Any], epsilon: float, dtype: Any) -> Any:
@@ -179,11 +198,16 @@ def batch_norm_terms(match: Match, operands: dict[str, Any], b: Any, dtype: Any)
 
 
 def _fold_batch_norm(*, match: Match, **operands: Any) -> Any:
-    linear = match.nodes["linear"]
+    linear, axes = match.nodes["linear"], match.info["axes"]
     b, shape = operands.get("b"), bias_shape(linear)
-    # The one axis of a norm is the features' only one.
-    flat = None if b is None else lax.reshape(b, (b.size,))
-    scale, shift = batch_norm_terms(match, operands, flat, work_dtype(linear))
+    sizes = tuple(match.root.output.shape[a] for a in axes)
+    if len(axes) > 1:  # a reshape has split the features, and the norm runs along some of them
+        for name in ("norm_mean", "norm_var", "norm_scale", "norm_bias"):
+            if operands.get(name) is not None:
+                v = operands[name]
+                operands[name] = along(v, (match.info["axis"],), axes, sizes, v.dtype)
+    elements = None if b is None else lax.reshape(b, sizes)
+    scale, shift = batch_norm_terms(match, operands, elements, work_dtype(linear))
     operands["w"] = scale_outputs(linear, operands["w"], lax.reshape(scale, shape))
     operands["b"] = as_type(lax.reshape(shift, shape), linear.output.dtype)
     return replay(match.nodes, rebind(linear, operands))

@@ -226,10 +226,38 @@ def test_a_norm_in_the_dtype_of_its_statistics() -> None:
 
     new = assert_applies(FOLD_BATCH_NORM, back, x, times=1, tolerance=4e-2)
     assert fold_constants(new).count() == {"conv": 1}
+
+    def both_ways(x):
+        return norm(nnops.conv(x, w).astype("float32")).astype("bfloat16")
+
+    new = assert_applies(FOLD_BATCH_NORM, both_ways, x, times=1, tolerance=4e-2)
+    assert fold_constants(new).count() == {"conv": 1}
+    # Another dtype between rounds, and a result in the wider one is not rounded.
+    for around in (("float32", "float32"), ("float16", "bfloat16")):
+        assert_refuses(
+            FOLD_BATCH_NORM,
+            lambda x, a=around: norm(nnops.conv(x, w).astype(a[0])).astype(a[1]),
+            x,
+            because="is not made by",
+        )
     assert_refuses(FOLD_BATCH_NORM, lambda x: norm(nnops.conv(x, w)), x, because="float32")
     assert_refuses(
         FOLD_BATCH_NORM, lambda x: (lambda y: (y, y.astype("bfloat16")))(norm(nnops.conv(x, w))), x
     )
+
+
+@pytest.mark.parametrize("bias", [None, array(2 * C)])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_norm_along_a_part_of_the_features(axis, bias) -> None:
+    """As where a dense op makes an image, whose channels are normed."""
+
+    def fn(x):
+        y = nnops.dense(x, array(5, 2 * C), bias).reshape(3, 2, C)
+        stats = [v if axis == 2 else v[:2] for v in (MEAN, VAR, SCALE, BIAS)]
+        return nnops.batch_norm(y, *stats, axis=axis)
+
+    new = fold_constants(assert_applies(FOLD_BATCH_NORM, fn, array(3, 5), times=1))
+    assert new.count() == {"dense": 1, "reshape": 1}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
