@@ -1,7 +1,8 @@
 """Scales and shifts that are known before the data move into the weights of what comes before.
 
 Every rule reassociates: ``(x @ w) * s`` and ``x @ (w * s)`` are equal, and rounded differently.
-Average pooling, zero padding, slices, reshapes and transposes may stand between.
+Average pooling, zero padding, slices, reshapes and transposes may stand between, and the maximum of
+windows where scales are known to be above zero.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
+    EXTREMES,
     MOVES,
     PAD,
     SLICE,
@@ -67,10 +69,14 @@ def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
 
 
 def foldable_maker(
-    state: State, value: Value, user: Node, shifts: bool
+    state: State, value: Value, user: Node, shifts: bool, rises: bool = False
 ) -> tuple[Node, tuple[Node, ...], tuple[int, ...]] | None:
-    """The linear op behind ``value``, the steps between, and where its features come out."""
-    found = linear_maker(state, value, user, MOVES | AVERAGE | PAD | SLICE)
+    """The linear op behind ``value``, the steps between, and where its features come out.
+
+    ``rises`` says that what is to be folded keeps the larger of two numbers the larger.
+    """
+    through = MOVES | AVERAGE | PAD | SLICE | (EXTREMES if rises else frozenset())
+    found = linear_maker(state, value, user, through)
     if found is None:
         return None
     maker, steps = found
@@ -117,6 +123,11 @@ def scale_of(view: View, node: Node, other: Value) -> Any:
         return 1 / numbers
 
 
+def _rises(scale: Any) -> bool:
+    """Whether scales are known, and above zero."""
+    return scale is not None and bool(np.all(scale > 0))
+
+
 class _BatchNormAfterLinear:
     """``batch_norm(linear)`` along the features or a part of them, everything but ``x`` known.
 
@@ -140,7 +151,8 @@ class _BatchNormAfterLinear:
         if norm is None:
             return None
         narrow, user, widening = _unwidened(view, norm["x"], node, root.output.dtype)
-        found = foldable_maker(state, narrow, user, shifts=True)
+        scale = norm_scale(view, node, norm)[1]
+        found = foldable_maker(state, narrow, user, shifts=True, rises=_rises(scale))
         if found is None:
             return None
         maker, steps, axes = found
@@ -154,7 +166,7 @@ class _BatchNormAfterLinear:
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
         if not is_foldable(state, maker, statistics):
             return None
-        reason = keeps_range(view, operands_of(view, maker)["w"], norm_scale(view, node, norm)[1])
+        reason = keeps_range(view, operands_of(view, maker)["w"], scale)
         if reason:
             state.fail(reason, node)
             return None
@@ -236,7 +248,11 @@ class _AffineAfterLinear:
             if not view.is_known(other) or (node.op == "div" and i == 1):
                 state.fail(lambda other=other: f"{other!r} is not known before the data", node)
                 continue
-            found = foldable_maker(state, value, node, shifts=node.op in ("add", "sub"))
+            scale = scale_of(view, node, other) if node.op in ("mul", "div") else None
+            # What is taken from something falls where that rises.
+            shifts = node.op in ("add", "sub")
+            rises = (node.op == "add" or i == 0) if shifts else _rises(scale)
+            found = foldable_maker(state, value, node, shifts, rises)
             if found is None:
                 continue
             maker, steps, axes = found
@@ -251,7 +267,6 @@ class _AffineAfterLinear:
                 continue
             if not is_foldable(state, maker, {"other": other}):
                 continue
-            scale = scale_of(view, node, other) if node.op in ("mul", "div") else None
             reason = keeps_range(view, operands_of(view, maker)["w"], scale)
             if reason:
                 state.fail(reason, node)

@@ -7,6 +7,7 @@ between, and then come after.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jax import lax
@@ -25,7 +26,7 @@ from jaxpress.passes.rules.weights import (
     rebind,
     spread_of,
 )
-from jaxpress.passes.view import View
+from jaxpress.passes.view import View, is_parameter_like
 
 __all__ = ["FUSE_RULES"]
 
@@ -95,6 +96,11 @@ class _BiasPattern(_AddPattern):
             state.fail(lambda: f"{maker.op} has operands {sorted(present)}", maker)
             return None
         base, varies, axes = found
+        # At batch size 1 what other layers compute may have no other axes either.
+        as_many = math.prod(base.shape) == math.prod(value.shape)
+        if as_many and not is_parameter_like(state.view, base):
+            state.fail(lambda: f"{other!r} is computed from data, and no bias", node)
+            return None
         info = {"varies": varies, "axes": axes}
         return _match(state.view, node, maker, steps, info, vector=base)
 

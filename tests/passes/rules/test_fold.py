@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import CHW, HWC, array, assert_applies, assert_refuses, positive
-from jaxpress import nnops
+from jaxpress import nnops, optimize
 from jaxpress.capture import trace
 from jaxpress.passes import fold_constants, rewrite
 from jaxpress.passes.rules.fold import FOLD_BATCH_NORM, FOLD_RULES, FOLD_SCALE, FOLD_SHIFT
@@ -244,6 +244,30 @@ def test_a_norm_in_the_dtype_of_its_statistics() -> None:
     assert_refuses(
         FOLD_BATCH_NORM, lambda x: (lambda y: (y, y.astype("bfloat16")))(norm(nnops.conv(x, w))), x
     )
+
+
+POOLS = {
+    "max_pool": lambda y: nnops.max_pool(y, 2),
+    "padded": lambda y: nnops.max_pool(y, 3, padding="SAME"),
+    "min_pool": lambda y: nnops.min_pool(y, (2, 1)),
+    "global_max_pool": lambda y: nnops.global_max_pool(y),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_rising_function_goes_through_an_extreme(name) -> None:
+    pool = POOLS[name]
+
+    def rising(x):
+        return nnops.batch_norm(pool(nnops.conv(x, W, B)), MEAN, VAR, VAR, BIAS) / VAR - MEAN
+
+    new = fold_constants(assert_applies(FOLD_RULES, rising, X, times=3))
+    assert new.count() == {"conv": 1, name.replace("padded", "max_pool"): 1}
+    for falling in (lambda y: norm(y), lambda y: y * SCALE, lambda y: y / MEAN, lambda y: B - y):
+        assert_refuses(FOLD_RULES, lambda x, f=falling: f(pool(nnops.conv(x, W))), X)
+    # Of weights that are declared nothing tells whether they are above zero.
+    declared = optimize(lambda x, s: pool(nnops.conv(x, W)) * s, weight_argnums=1)
+    assert "mul" in declared.graph(X, VAR).count()
 
 
 @pytest.mark.parametrize("bias", [None, array(2 * C)])

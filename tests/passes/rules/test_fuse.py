@@ -171,6 +171,14 @@ def test_what_is_added_after_a_residual_goes_to_the_residual() -> None:
     assert all("residual" in names_of(node) for node in new.nodes)
 
 
+def test_what_another_layer_computes_is_no_bias_at_batch_size_1_either() -> None:
+    def fn(x, y):
+        return nnops.dense(x, M) + nnops.relu(nnops.dense(y, M))
+
+    new = assert_applies(FUSE_RULES, fn, D[:1], D[1:2])
+    assert [names_of(n) for n in new.find("dense")] == [("x", "w"), ("x", "w", "residual")]
+
+
 def test_of_two_convolutions_the_later_takes_the_other_as_residual() -> None:
     def fn(x):
         return nnops.relu(nnops.conv(x, W) + nnops.conv(nnops.relu(x), W, B))
