@@ -19,6 +19,7 @@ from jaxpress.passes.rules.algebra import ALGEBRA_RULES
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES, DROP_RESHAPE, RESHAPE_CHAIN
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
+from jaxpress.passes.rules.fold_branches import FOLD_BRANCHES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
 from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
 from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
@@ -111,6 +112,7 @@ fold_batch_norm = Pass(
     + FOLD_BEFORE_RULES
     + FOLD_SHIFTED
     + FOLD_CHAIN_RULES
+    + FOLD_BRANCHES
     + FUSE_PAD_RULES,
     "Known scales and shifts move into the weights.",
     after="raise_ops",

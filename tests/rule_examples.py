@@ -228,6 +228,11 @@ CASES: dict[str, Case] = {
         (IMAGE,),
         lambda x: nnops.conv(nnops.relu(nnops.conv(x, POINT)), array(1, 1, 4, 2)),
     ),
+    "fold_branches": Case(
+        lambda x: image_conv(x) - nnops.conv(x, POINT, KB),
+        (IMAGE,),
+        lambda x: image_conv(x) - nnops.conv(x[::-1], POINT, KB),
+    ),
     "merge_scales": Case(lambda x: x * KS * KB, (X,), lambda x: x * KS * x),
     "merge_shifts": Case(lambda x: x + KS + KB, (X,), lambda x: x + KS + x),
     # Fusing.
@@ -238,6 +243,11 @@ CASES: dict[str, Case] = {
         lambda x, b, r: nnops.dense(x, W, None, r) + b,
         (X, B, array(3, 5)),
         lambda x, b, r: nnops.relu(nnops.dense(x, W, None, r)) + b,
+    ),
+    "fuse_late_residual": Case(
+        lambda x, r, s: nnops.dense(x, W, None, r) + s,
+        (X, array(3, 5), array(3, 5, seed=1)),
+        lambda x, r, s: nnops.dense(x, W, None, r) + s[:1],
     ),
     "fuse_residual": Case(
         lambda x, r: dense_of(x, B) + r, (X, array(3, 5)), lambda x, r: dense_of(x, B) * r

@@ -1,7 +1,8 @@
 """Scales and shifts that are known before the data move into the weights of what comes before.
 
 Every rule reassociates: ``(x @ w) * s`` and ``x @ (w * s)`` are equal, and rounded differently.
-Average pooling, zero padding, slices, reshapes and transposes may stand between.
+Average pooling, zero padding, slices, reshapes and transposes may stand between, and the maximum of
+windows where scales are known to be above zero.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
+    EXTREMES,
     MOVES,
     PAD,
     SLICE,
@@ -67,10 +69,14 @@ def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
 
 
 def foldable_maker(
-    state: State, value: Value, user: Node, shifts: bool
+    state: State, value: Value, user: Node, shifts: bool, rises: bool = False
 ) -> tuple[Node, tuple[Node, ...], tuple[int, ...]] | None:
-    """The linear op behind ``value``, the steps between, and where its features come out."""
-    found = linear_maker(state, value, user, MOVES | AVERAGE | PAD | SLICE)
+    """The linear op behind ``value``, the steps between, and where its features come out.
+
+    ``rises`` says that what is to be folded keeps the larger of two numbers the larger.
+    """
+    through = MOVES | AVERAGE | PAD | SLICE | (EXTREMES if rises else frozenset())
+    found = linear_maker(state, value, user, through)
     if found is None:
         return None
     maker, steps = found
@@ -117,10 +123,16 @@ def scale_of(view: View, node: Node, other: Value) -> Any:
         return 1 / numbers
 
 
-class _BatchNormAfterLinear:
-    """``batch_norm(linear)`` along the features, everything but ``x`` known.
+def _rises(scale: Any) -> bool:
+    """Whether scales are known, and above zero."""
+    return scale is not None and bool(np.all(scale > 0))
 
-    Also where a norm in the wider dtype of its statistics is converted back at once.
+
+class _BatchNormAfterLinear:
+    """``batch_norm(linear)`` along the features or a part of them, everything but ``x`` known.
+
+    Also where a norm in the wider dtype of its statistics is converted back at once. What enters it
+    may have been converted to that dtype for it alone.
     """
 
     names = frozenset({"batch_norm", "convert_element_type"})
@@ -136,26 +148,45 @@ class _BatchNormAfterLinear:
                 return None
             node = inner
         norm = norm_of(state, node)
-        found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=True)
-        if norm is None or found is None:
+        if norm is None:
+            return None
+        narrow, user, widening = _unwidened(view, norm["x"], node, root.output.dtype)
+        scale = norm_scale(view, node, norm)[1]
+        found = foldable_maker(state, narrow, user, shifts=True, rises=_rises(scale))
+        if found is None:
             return None
         maker, steps, axes = found
-        if norm["x"].dtype != root.output.dtype:
-            state.fail(lambda: f"it makes {root.output.dtype} of {norm['x'].dtype}", root)
+        if narrow.dtype != root.output.dtype:
+            state.fail(lambda: f"it makes {root.output.dtype} of {narrow.dtype}", root)
             return None
-        if (node.params["axis"] % node.output.ndim,) != axes:
+        axis = node.params["axis"] % node.output.ndim
+        if axis not in axes:
             state.fail(f"it norms axis {node.params['axis']}, not the features", node)
             return None
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
         if not is_foldable(state, maker, statistics):
             return None
-        reason = keeps_range(view, operands_of(view, maker)["w"], norm_scale(view, node, norm)[1])
+        reason = keeps_range(view, operands_of(view, maker)["w"], scale)
         if reason:
             state.fail(reason, node)
             return None
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        return Match(view, root, values, nodes, (node, *steps, maker))
+        info = {"axis": axis, "axes": axes}
+        return Match(view, root, values, nodes, (node, *widening, *steps, maker), info)
+
+
+def _unwidened(
+    view: View, x: Value, user: Node, dtype: Any
+) -> tuple[Value, Node, tuple[Node, ...]]:
+    """What ``x`` was of ``dtype``, who takes it, and the conversion between, for ``user`` alone."""
+    node = view.producer(x)
+    if node is None or node.op != "convert_element_type" or view.use_count(x) != 1:
+        return x, user, ()
+    narrow = view.inputs(node)[0]
+    if narrow.dtype != dtype or jnp.promote_types(dtype, x.dtype) != x.dtype:
+        return x, user, ()
+    return narrow, node, (node,)
 
 
 def batch_norm_scale(norm: dict[str, Any], epsilon: float, dtype: Any) -> Any:
@@ -179,11 +210,16 @@ def batch_norm_terms(match: Match, operands: dict[str, Any], b: Any, dtype: Any)
 
 
 def _fold_batch_norm(*, match: Match, **operands: Any) -> Any:
-    linear = match.nodes["linear"]
+    linear, axes = match.nodes["linear"], match.info["axes"]
     b, shape = operands.get("b"), bias_shape(linear)
-    # The one axis of a norm is the features' only one.
-    flat = None if b is None else lax.reshape(b, (b.size,))
-    scale, shift = batch_norm_terms(match, operands, flat, work_dtype(linear))
+    sizes = tuple(match.root.output.shape[a] for a in axes)
+    if len(axes) > 1:  # a reshape has split the features, and the norm runs along some of them
+        for name in ("norm_mean", "norm_var", "norm_scale", "norm_bias"):
+            if operands.get(name) is not None:
+                v = operands[name]
+                operands[name] = along(v, (match.info["axis"],), axes, sizes, v.dtype)
+    elements = None if b is None else lax.reshape(b, sizes)
+    scale, shift = batch_norm_terms(match, operands, elements, work_dtype(linear))
     operands["w"] = scale_outputs(linear, operands["w"], lax.reshape(scale, shape))
     operands["b"] = as_type(lax.reshape(shift, shape), linear.output.dtype)
     return replay(match.nodes, rebind(linear, operands))
@@ -212,7 +248,11 @@ class _AffineAfterLinear:
             if not view.is_known(other) or (node.op == "div" and i == 1):
                 state.fail(lambda other=other: f"{other!r} is not known before the data", node)
                 continue
-            found = foldable_maker(state, value, node, shifts=node.op in ("add", "sub"))
+            scale = scale_of(view, node, other) if node.op in ("mul", "div") else None
+            # What is taken from something falls where that rises.
+            shifts = node.op in ("add", "sub")
+            rises = (node.op == "add" or i == 0) if shifts else _rises(scale)
+            found = foldable_maker(state, value, node, shifts, rises)
             if found is None:
                 continue
             maker, steps, axes = found
@@ -227,7 +267,6 @@ class _AffineAfterLinear:
                 continue
             if not is_foldable(state, maker, {"other": other}):
                 continue
-            scale = scale_of(view, node, other) if node.op in ("mul", "div") else None
             reason = keeps_range(view, operands_of(view, maker)["w"], scale)
             if reason:
                 state.fail(reason, node)

@@ -37,7 +37,15 @@ from jaxpress.passes.rules.weights import (
 )
 from jaxpress.passes.view import View
 
-__all__ = ["FOLD_PADDED_NORM", "FOLD_SPLIT", "FOLD_SPLIT_RULES", "FOLD_SUM"]
+__all__ = [
+    "FOLD_PADDED_NORM",
+    "FOLD_SPLIT",
+    "FOLD_SPLIT_RULES",
+    "FOLD_SUM",
+    "parts_of",
+    "shape_of",
+    "sign_in",
+]
 
 # More parts than this are not looked at: a rule does bounded work at a node.
 MAX_PARTS = 16
@@ -143,7 +151,7 @@ class _AffineOfSum:
         if maker is None or maker.op not in _SUMS or x.dtype != node.output.dtype:
             state.fail("it is of no sum, or of one in another dtype", node)
             return None
-        parts = _parts(state, x, node)
+        parts = parts_of(state, x, node)
         if parts is None:
             return None
         leaves, inner = parts
@@ -163,7 +171,7 @@ class _AffineOfSum:
             state.fail("no part of the sum can be shifted", node)
             return None
         values = {f"leaf{i}": v for i, (v, _) in enumerate(leaves)} | known
-        info = {"shape": _shape_of(view, x, [v for v, _ in leaves]), "first": first}
+        info = {"shape": shape_of(view, x, [v for v, _ in leaves]), "first": first}
         return Match(view, node, values, {}, inner, info)
 
     def _norm(self, state: State, node: Node) -> Any:
@@ -189,10 +197,17 @@ class _AffineOfSum:
         return a, set(spread_of(view, b)[1]), {"other": b}, scale
 
 
-def _parts(
-    state: State, total: Value, user: Node
+def parts_of(
+    state: State, total: Value, user: Node, whole: bool = False
 ) -> tuple[list[tuple[Value, Node]], list[Node]] | None:
-    """What is summed, each with the sum that takes it, and the sums; ``None`` where one stays."""
+    """What is summed, each with the sum that takes it, and the sums; ``None`` where one stays.
+
+    Args:
+      state: the attempt to match.
+      total: the sum.
+      user: who takes it, for itself alone; its maker, where it is ``whole``.
+      whole: whether the sum as it is will be replaced, so that anybody may use it.
+    """
     view = state.view
     leaves: list[tuple[Value, Node]] = []
     inner: list[Node] = []
@@ -201,6 +216,7 @@ def _parts(
         value, user = stack.pop()
         node = view.producer(value)
         own = view.use_count(value) == 1 and view.inputs(user).count(value) == 1
+        own = own or (whole and value is total)
         if node is None or node.op not in _SUMS or not own:
             leaves.append((value, user))
             continue
@@ -222,13 +238,13 @@ def _parts(
     return leaves, inner
 
 
-def _shape_of(view: View, value: Value, leaves: list[Value]) -> Any:
+def shape_of(view: View, value: Value, leaves: list[Value]) -> Any:
     """How leaves are summed: the place of one, or an op and what it takes."""
     if value in leaves:
         return leaves.index(value)
     node = view.producer(value)
     assert node is not None
-    return (node.op, *(_shape_of(view, v, leaves) for v in view.inputs(node)))
+    return (node.op, *(shape_of(view, v, leaves) for v in view.inputs(node)))
 
 
 def _rebuild(shape: Any, leaves: list[Any]) -> Any:
@@ -239,12 +255,12 @@ def _rebuild(shape: Any, leaves: list[Any]) -> Any:
     return apply(_rebuild(a, leaves), _rebuild(b, leaves))
 
 
-def _sign(shape: Any, i: int) -> int:
+def sign_in(shape: Any, i: int) -> int:
     """Whether leaf ``i`` is added or taken away; 0 where it is not in this sum."""
     if isinstance(shape, int):
         return int(shape == i)
     op, a, b = shape
-    return _sign(a, i) or (-1 if op == "sub" else 1) * _sign(b, i)
+    return sign_in(a, i) or (-1 if op == "sub" else 1) * sign_in(b, i)
 
 
 def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
@@ -255,7 +271,7 @@ def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
         apply = lax.mul if node.op == "mul" else lax.div
         wide = jnp.broadcast_to(other, leaves[0].shape)
         return _rebuild(shape, [apply(leaf, wide) for leaf in leaves])
-    taken_away = _sign(shape, first) < 0
+    taken_away = sign_in(shape, first) < 0
     if node.op in _SUMS:
         apply = lax.add if (node.op == "add") != taken_away else lax.sub
         leaves[first] = apply(leaves[first], jnp.broadcast_to(other, leaves[first].shape))

@@ -1,12 +1,13 @@
 """Bias, residual and activation move into ``conv``, ``dense`` and ``einsum_dense``.
 
 A fused op computes ``activation(op(x, w) + b + residual)`` in just that order, so nothing is
-rounded differently; only a bias that came after the residual is. Reshapes and transposes may stand
+rounded differently; only what came after the residual is. Reshapes and transposes may stand
 between, and then come after.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jax import lax
@@ -25,7 +26,7 @@ from jaxpress.passes.rules.weights import (
     rebind,
     spread_of,
 )
-from jaxpress.passes.view import View
+from jaxpress.passes.view import View, is_parameter_like
 
 __all__ = ["FUSE_RULES"]
 
@@ -95,6 +96,11 @@ class _BiasPattern(_AddPattern):
             state.fail(lambda: f"{maker.op} has operands {sorted(present)}", maker)
             return None
         base, varies, axes = found
+        # At batch size 1 what other layers compute may have no other axes either.
+        as_many = math.prod(base.shape) == math.prod(value.shape)
+        if as_many and not is_parameter_like(state.view, base):
+            state.fail(lambda: f"{other!r} is computed from data, and no bias", node)
+            return None
         info = {"varies": varies, "axes": axes}
         return _match(state.view, node, maker, steps, info, vector=base)
 
@@ -117,11 +123,17 @@ FUSE_LATE_BIAS = Rule(
 
 
 class _ResidualPattern(_AddPattern):
+    """A residual, where the op has one already or, by default, where it has none."""
+
+    def __init__(self, late: bool = False):
+        self.late = late
+
     def accept(
         self, state: State, node: Node, maker: Node, steps: Steps, value: Value, other: Value
     ) -> Match | None:
-        if "residual" in operands_of(state.view, maker):
-            state.fail(lambda: f"{maker.op} has a residual already", maker)
+        if ("residual" in operands_of(state.view, maker)) != self.late:
+            has = "no residual yet" if self.late else "a residual already"
+            state.fail(lambda: f"{maker.op} has {has}", maker)
             return None
         if any(step.op == "transpose" for step in steps):
             state.fail("the residual would have to be transposed", node)
@@ -143,11 +155,18 @@ def _add_residual(other: Any, *, match: Match, **operands: Any) -> Any:
     linear = match.nodes["linear"]
     if other.shape != linear.output.shape:
         other = lax.reshape(other, linear.output.shape)
+    if "residual" in operands:
+        other = lax.add(operands["residual"], other)
     return replay(match.nodes, rebind(linear, {**operands, "residual": other}))
 
 
 # conv(x, w, b) + r -> conv(x, w, b, r)
 FUSE_RESIDUAL = Rule("fuse_residual", _ResidualPattern(), _add_residual)
+
+# conv(x, w, b, r) + s -> conv(x, w, b, r + s)
+FUSE_LATE_RESIDUAL = Rule(
+    "fuse_late_residual", _ResidualPattern(late=True), _add_residual, numerics="reassociates"
+)
 
 
 class _ActivationPattern:
@@ -183,4 +202,6 @@ def _add_activation(*, match: Match, **operands: Any) -> Any:
 # relu(conv(x, w, b, r)) -> conv(x, w, b, r, activation=relu)
 FUSE_ACTIVATION = Rule("fuse_activation", _ActivationPattern(), _add_activation)
 
-FUSE_RULES = RuleSet((FUSE_BIAS, FUSE_LATE_BIAS, FUSE_RESIDUAL, FUSE_ACTIVATION))
+FUSE_RULES = RuleSet(
+    (FUSE_BIAS, FUSE_LATE_BIAS, FUSE_RESIDUAL, FUSE_LATE_RESIDUAL, FUSE_ACTIVATION)
+)

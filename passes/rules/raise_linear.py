@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxpress import nnops
-from jaxpress.capture import Node
+from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.view import View, is_parameter_like
@@ -84,8 +84,9 @@ class _DensePattern:
         if node.params.get("out_sharding") is not None:
             state.fail("it says how its result is sharded", node)
             return None
-        left_ok = left.ndim == 2 and right.ndim >= 1 and is_parameter_like(view, left)
-        right_ok = right.ndim == 2 and left.ndim >= 1 and is_parameter_like(view, right)
+        axes = int(left_axes[0]), int(right_axes[0])
+        left_ok = _may_be_weights(view, left, axes[0], right, axes[1])
+        right_ok = _may_be_weights(view, right, axes[1], left, axes[0])
         if left_ok and right_ok:
             # Both may be weights. Those that are known win; otherwise it is ``x @ w``, unless the
             # result is turned round as ``w @ x`` under vmap is.
@@ -110,6 +111,16 @@ class _DensePattern:
             return None
         info = {"x_axis": int(x_axis), "w_axis": int(w_axis), "weights_first": not right_ok}
         return Match(view, node, {"x": x, "w": w}, info=info)
+
+
+def _may_be_weights(view: View, w: Value, w_axis: int, x: Value, x_axis: int) -> bool:
+    """Whether ``w`` is a matrix of weights, and ``x`` may be what they are applied to."""
+    if w.ndim != 2 or x.ndim < 1 or not is_parameter_like(view, w):
+        return False
+    if view.is_known(w) or not view.is_known(x) or x.ndim < 3:
+        return True
+    # A stack of known weights with a matrix of data, unless these are summed as ``x @ w`` is.
+    return x_axis == x.ndim - 1 and w_axis == 0
 
 
 def _is_turned(view: View, node: Node) -> bool:

@@ -1,7 +1,8 @@
 """What may stand between a linear op and what is folded or fused into it.
 
 A step only moves elements (reshape, transpose), or treats all of them alike (pad, average pooling),
-so a scale along the features can be applied before it as well as after.
+so a scale along the features can be applied before it as well as after. An extreme of a window is
+such a step for scales above zero, and for shifts: what is padded around it is infinite.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from jaxpress.passes.view import View, scalar_value
 
 __all__ = [
     "AVERAGE",
+    "EXTREMES",
     "MOVES",
     "PAD",
     "SLICE",
@@ -34,6 +36,7 @@ __all__ = [
 
 MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"})
 AVERAGE = frozenset({"avg_pool", "global_avg_pool"})
+EXTREMES = frozenset({"max_pool", "min_pool", "global_max_pool"})
 PAD = frozenset({"pad"})
 SLICE = frozenset({"slice"})
 
@@ -228,7 +231,7 @@ def _leaves(node: Node, axes: Iterable[int]) -> bool:
         shape, out, strides = node.inputs[0].shape, node.output.shape, node.params["strides"]
         return all(shape[a] == out[a] and (strides is None or strides[a] == 1) for a in axes)
     params = node.params
-    if node.op == "global_avg_pool":
+    if node.op in ("global_avg_pool", "global_max_pool"):
         ndim = node.inputs[0].ndim
         return not {a % ndim for a in params["axis"]} & set(axes)
     return all(

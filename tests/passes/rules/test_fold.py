@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import CHW, HWC, array, assert_applies, assert_refuses, positive
-from jaxpress import nnops
+from jaxpress import nnops, optimize
 from jaxpress.capture import trace
 from jaxpress.passes import fold_constants, rewrite
 from jaxpress.passes.rules.fold import FOLD_BATCH_NORM, FOLD_RULES, FOLD_SCALE, FOLD_SHIFT
@@ -226,10 +226,62 @@ def test_a_norm_in_the_dtype_of_its_statistics() -> None:
 
     new = assert_applies(FOLD_BATCH_NORM, back, x, times=1, tolerance=4e-2)
     assert fold_constants(new).count() == {"conv": 1}
+
+    def both_ways(x):
+        return norm(nnops.conv(x, w).astype("float32")).astype("bfloat16")
+
+    new = assert_applies(FOLD_BATCH_NORM, both_ways, x, times=1, tolerance=4e-2)
+    assert fold_constants(new).count() == {"conv": 1}
+    # Another dtype between rounds, and a result in the wider one is not rounded.
+    for around in (("float32", "float32"), ("float16", "bfloat16")):
+        assert_refuses(
+            FOLD_BATCH_NORM,
+            lambda x, a=around: norm(nnops.conv(x, w).astype(a[0])).astype(a[1]),
+            x,
+            because="is not made by",
+        )
     assert_refuses(FOLD_BATCH_NORM, lambda x: norm(nnops.conv(x, w)), x, because="float32")
     assert_refuses(
         FOLD_BATCH_NORM, lambda x: (lambda y: (y, y.astype("bfloat16")))(norm(nnops.conv(x, w))), x
     )
+
+
+POOLS = {
+    "max_pool": lambda y: nnops.max_pool(y, 2),
+    "padded": lambda y: nnops.max_pool(y, 3, padding="SAME"),
+    "min_pool": lambda y: nnops.min_pool(y, (2, 1)),
+    "global_max_pool": lambda y: nnops.global_max_pool(y),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_a_rising_function_goes_through_an_extreme(name) -> None:
+    pool = POOLS[name]
+
+    def rising(x):
+        return nnops.batch_norm(pool(nnops.conv(x, W, B)), MEAN, VAR, VAR, BIAS) / VAR - MEAN
+
+    new = fold_constants(assert_applies(FOLD_RULES, rising, X, times=3))
+    assert new.count() == {"conv": 1, name.replace("padded", "max_pool"): 1}
+    for falling in (lambda y: norm(y), lambda y: y * SCALE, lambda y: y / MEAN, lambda y: B - y):
+        assert_refuses(FOLD_RULES, lambda x, f=falling: f(pool(nnops.conv(x, W))), X)
+    # Of weights that are declared nothing tells whether they are above zero.
+    declared = optimize(lambda x, s: pool(nnops.conv(x, W)) * s, weight_argnums=1)
+    assert "mul" in declared.graph(X, VAR).count()
+
+
+@pytest.mark.parametrize("bias", [None, array(2 * C)])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_norm_along_a_part_of_the_features(axis, bias) -> None:
+    """As where a dense op makes an image, whose channels are normed."""
+
+    def fn(x):
+        y = nnops.dense(x, array(5, 2 * C), bias).reshape(3, 2, C)
+        stats = [v if axis == 2 else v[:2] for v in (MEAN, VAR, SCALE, BIAS)]
+        return nnops.batch_norm(y, *stats, axis=axis)
+
+    new = fold_constants(assert_applies(FOLD_BATCH_NORM, fn, array(3, 5), times=1))
+    assert new.count() == {"dense": 1, "reshape": 1}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -31,10 +31,10 @@ def test_of_a_concatenation_along_any_axis(axis, bias) -> None:
 
 
 def test_of_a_sum() -> None:
-    def fn(x):
-        return nnops.relu(nnops.batch_norm(conv(x, W) + conv(x, V), *STATS[:2]))
+    def fn(x, z):  # of one input they would become one
+        return nnops.relu(nnops.batch_norm(conv(x, W) + conv(z, V), *STATS[:2]))
 
-    new = assert_optimizes(passes.default, fn, X, ops={"conv": 2})
+    new = assert_optimizes(passes.default, fn, X, X[::-1], ops={"conv": 2})
     assert {str(n.params["activation"]) for n in new.find("conv")} >= {"None"}
 
 
@@ -57,10 +57,13 @@ def norm(y):
 
 @pytest.mark.parametrize("name", SUMS)
 def test_of_sums_of_biased_convolutions(name) -> None:
-    def fn(x):
-        return nnops.relu(SUMS[name](conv(x, W), conv(x, V), conv(x, W[::-1])))
+    def fn(*xs):
+        y = (conv(x, w) for x, w in zip(xs, (W, V, W[::-1]), strict=True))
+        return nnops.relu(SUMS[name](*y))
 
-    new = assert_optimizes(passes.default, fn, X, absent=("batch_norm", "mul", "div"))
+    new = assert_optimizes(
+        passes.default, fn, X, X[::-1], X[:, ::-1], absent=("batch_norm", "mul", "div")
+    )
     known = {*new.constants, *new.prepared}
     for node in new.find("add") + new.find("sub"):
         assert not known & set(node.inputs), f"{node!r} is left"

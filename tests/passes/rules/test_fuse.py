@@ -15,6 +15,7 @@ from jaxpress.passes.rules.fuse import (
     FUSE_ACTIVATION,
     FUSE_BIAS,
     FUSE_LATE_BIAS,
+    FUSE_LATE_RESIDUAL,
     FUSE_RESIDUAL,
     FUSE_RULES,
 )
@@ -161,6 +162,23 @@ def test_steps_that_move_elements_come_after() -> None:
     fused(new, "einsum_dense", ("x", "w", "b"))
 
 
+def test_what_is_added_after_a_residual_goes_to_the_residual() -> None:
+    def fn(x, y):
+        return nnops.relu((nnops.conv(x, W) + nnops.conv(y, W, B)) + x)
+
+    new = assert_applies(FUSE_RULES, fn, X, X[::-1])
+    assert new.count() == {"conv": 2}
+    assert all("residual" in names_of(node) for node in new.nodes)
+
+
+def test_what_another_layer_computes_is_no_bias_at_batch_size_1_either() -> None:
+    def fn(x, y):
+        return nnops.dense(x, M) + nnops.relu(nnops.dense(y, M))
+
+    new = assert_applies(FUSE_RULES, fn, D[:1], D[1:2])
+    assert [names_of(n) for n in new.find("dense")] == [("x", "w"), ("x", "w", "residual")]
+
+
 def test_of_two_convolutions_the_later_takes_the_other_as_residual() -> None:
     def fn(x):
         return nnops.relu(nnops.conv(x, W) + nnops.conv(nnops.relu(x), W, B))
@@ -186,6 +204,7 @@ def test_of_two_convolutions_the_later_takes_the_other_as_residual() -> None:
         (FUSE_RESIDUAL, lambda x: nnops.conv(x, W) + jnp.broadcast_to(B, X.shape), "a bias"),
         (FUSE_RESIDUAL, lambda x: nnops.conv(x, W) + x[:1], "broadcast"),
         (FUSE_RESIDUAL, lambda x: nnops.conv(x, W, None, x) + x, "residual already"),
+        (FUSE_LATE_RESIDUAL, lambda x: nnops.conv(x, W) + x, "no residual yet"),
         (FUSE_RESIDUAL, lambda x: (lambda y: y + y)(nnops.conv(x, W)), "elsewhere"),
         (FUSE_RESIDUAL, lambda x: nnops.conv(x, W)[:, ::-1] + x, ""),
         (FUSE_RESIDUAL,

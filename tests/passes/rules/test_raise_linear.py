@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from helpers import CHW, HWC, array, assert_refuses, conv, rewritten
+from helpers import CHW, HWC, array, assert_optimizes, assert_refuses, conv, rewritten
+from jaxpress import passes
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.raise_linear import (
@@ -260,3 +261,21 @@ def test_a_symbolic_batch() -> None:
     new, rules = rewritten(LINEAR_RULES, fn, x)
     assert sorted(rules) == ["raise_conv", "raise_dense"]
     assert new.outputs[0].shape == (n, 2)
+
+
+@pytest.mark.parametrize("stack", [array(3, 4, 6), array(3, 6, 4)])
+def test_a_known_stack_of_weights_is_weights_beside_a_matrix_of_data(stack) -> None:
+    """An ensemble: several models, whose weights are stacked, on one batch."""
+    axis = stack.shape.index(4)
+
+    def fn(x):
+        y = jax.vmap(lambda w: lax.dot_general(x, w, (((1,), (axis - 1,)), ((), ()))))(stack)
+        return jax.nn.relu(y + array(3, 1, 6))
+
+    assert_optimizes(passes.default, fn, array(5, 4), ops={"einsum_dense": 1, "transpose": 1})
+
+
+def test_a_known_batch_is_data_beside_a_matrix_of_weights() -> None:
+    batch = array(2, 5, 4)
+    new = assert_optimizes(passes.default, lambda w: jax.nn.relu(batch @ w), array(4, 6))
+    assert new.count() == {"dense": 1}
