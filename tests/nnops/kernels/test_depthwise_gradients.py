@@ -65,7 +65,7 @@ def test_a_large_batch_is_worked_on_in_parts(monkeypatch):
     params, operands = _operands(*CASES[0])
 
     def scans():
-        return jp.trace(_pull_back("depthwise_shifted", params), *operands).count()["scan"]
+        return jp.trace(_pull_back("depthwise_shifted", params))(*operands).count()["scan"]
 
     assert scans() == 1
     monkeypatch.setattr(depthwise_gradients, "CHUNK", 1 << 19)
