@@ -1,6 +1,7 @@
 """Every kernel of every named op beside its reference, on the shapes that models have.
 
     python benchmarks/kernels.py
+    python benchmarks/kernels.py --quick
     python benchmarks/kernels.py --ops conv --gradients --json out.json
 
 The preferences in ``passes/select_kernels.py`` are read off this table: a kernel is chosen for an
@@ -30,8 +31,10 @@ class Case(NamedTuple):
     params: dict[str, Any]
 
 
-def conv_case(name: str, size: int, cin: int, cout: int, k: int, stride: int, groups: int) -> Case:
-    """A square convolution, batch 1, ``SAME``."""
+def conv_case(
+    name: str, size: int, cin: int, cout: int, k: int, stride: int, groups: int, batch: int = 1
+) -> Case:
+    """A square convolution, ``SAME``."""
     pads = [max((-(-size // stride) - 1) * stride + k - size, 0)] * 2
     pairs = tuple((p // 2, p - p // 2) for p in pads)
     params = {
@@ -41,7 +44,7 @@ def conv_case(name: str, size: int, cin: int, cout: int, k: int, stride: int, gr
         "groups": groups,
         "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
     }
-    return Case("conv", name, ((1, size, size, cin), (k, k, cin // groups, cout)), params)
+    return Case("conv", name, ((batch, size, size, cin), (k, k, cin // groups, cout)), params)
 
 
 def volume_case(name: str, depth: int, size: int, cin: int, cout: int, k: int, stride: int) -> Case:
@@ -81,6 +84,10 @@ CASES = [
             (28, 240, 5, 2),
             (56, 96, 7, 1),
         )
+    ),
+    *(
+        conv_case(f"depthwise {k}x{k} /{s} 8x{n}x{n}x{c}", n, c, c, k, s, c, batch=8)
+        for n, c, k, s in ((56, 144, 3, 1), (14, 480, 5, 1))
     ),
     *(
         conv_case(f"pointwise /{s} {n}x{n} {a}->{b}", n, a, b, 1, s, 1)
@@ -127,6 +134,8 @@ CASES = [
     pool_case("max_pool", "maximum 5x5 /1 28x28x256", 28, 256, 5, 1),
 ]
 
+QUICK: dict[str, Any] = {"blocks": 3, "calls": 3, "pause": 0.01, "warmup": 1}
+
 
 def functions(case: Case, gradients: bool) -> tuple[dict[str, Callable[..., Any]], list[jax.Array]]:
     """One compiled function per kernel that applies, and their arguments."""
@@ -157,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ops", nargs="+", default=None, help="only these ops")
     parser.add_argument("--gradients", action="store_true", help="time forward and backward")
+    parser.add_argument("--quick", action="store_true", help="nine calls each, for a first look")
     parser.add_argument("--json", type=Path, default=None, help="write every number there")
     options = parser.parse_args()
     rows, records = [], []
@@ -164,7 +174,7 @@ def main() -> None:
         if options.ops and case.op not in options.ops:
             continue
         made, arrays = functions(case, options.gradients)
-        result = compare(made, *arrays)
+        result = compare(made, *arrays, **(QUICK if options.quick else {}))
         times = {name: result.times(name) for name in made}
         reference = times["reference"]["median"]
         records.append({"op": case.op, "case": case.name, "times_ms": times})
