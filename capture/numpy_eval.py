@@ -2,6 +2,10 @@
 
 Folding a batch norm takes a few hundred cheap operations on weights, once. XLA would take a
 second to compile what NumPy does in milliseconds.
+
+What rules made of the weights is computed in double precision and rounded once, at its end: an
+error in a weight is the same at every position, and so does not average out as that of an
+activation does. What the user wrote is rounded at every step, as written.
 """
 
 from __future__ import annotations
@@ -51,6 +55,8 @@ _FLOAT_OPS: dict[str, Callable[..., Any]] = {
     "pow": lambda node, a, b: np.power(a, b),
     "exp": lambda node, a: np.exp(a),
 }
+# These hand on what they get, in whatever precision it is.
+_MOVES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "transpose"}
 _ANY_OPS: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _like_output,
@@ -112,15 +118,28 @@ def evaluate_with_numpy(
     """
     env: dict[Value, Any] = {v: np.asarray(x) for v, x in zip(graph.inputs, flat, strict=True)}
     env.update(zip(graph.constants, map(np.asarray, constants), strict=True))
+    results = {v for v in graph.outputs if not isinstance(v, Literal)}
 
     def read(v: Value) -> Any:
         return np.asarray(v.val).astype(v.dtype) if isinstance(v, Literal) else env[v]
 
     with np.errstate(all="ignore"):
         for node in graph.nodes:
+            ins = [read(v) for v in node.inputs]
+            wide = node.op in _FLOAT_OPS and _is_made(node)
+            if wide:
+                ins = [np.asarray(x, np.float64) for x in ins]
+            elif node.op not in _MOVES:
+                ins = [np.asarray(x, v.dtype) for x, v in zip(ins, node.inputs, strict=True)]
             work = _FLOAT_OPS.get(node.op) or _ANY_OPS[node.op]
-            out = work(node, *map(read, node.inputs))
-            env[node.output] = np.asarray(out, node.output.dtype)
+            out = np.asarray(work(node, *ins))
+            rounds = node.output in results or not (wide or node.op in _MOVES)
+            env[node.output] = np.asarray(out, node.output.dtype) if rounds else out
     # One transfer for all, and nothing compiled: jax.numpy.asarray copies by a small program for
     # each shape.
-    return jax.device_put([np.asarray(read(v), order="C") for v in graph.outputs])
+    return jax.device_put([np.asarray(read(v), v.dtype, order="C") for v in graph.outputs])
+
+
+def _is_made(node: Node) -> bool:
+    """Whether a rule made the node, and it is no copy of one that was captured."""
+    return len(node.origin) > 1 or any(o.primitive is not node.primitive for o in node.origin)

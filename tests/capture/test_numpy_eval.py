@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from jax import lax
 from programs import f32
 
+import jaxpress as jp
+from jaxpress import nnops
 from jaxpress.capture import trace
 from jaxpress.capture.numpy_eval import _ANY_OPS, _FLOAT_OPS, evaluate_with_numpy, numpy_can_run
 from jaxpress.capture.template import inline_calls
@@ -140,3 +142,33 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_numpy_does_otherwise_is_refused(what: str) -> None:
     assert not numpy_can_run(inline_calls(trace(REFUSED[what])(f32(3, 4))))
+
+
+def test_what_rules_make_of_weights_is_rounded_once() -> None:
+    rng = np.random.default_rng(0)
+    w, scale, var = (rng.uniform(0.5, 2, n).astype("float32") for n in ((64, 32), 32, 32))
+
+    def normalized(x: Any) -> Any:
+        y = nnops.dense(x, w)
+        return nnops.batch_norm(y, jnp.zeros(32), var, scale, jnp.zeros(32), epsilon=1e-3)
+
+    fast = jp.optimize(normalized)
+    folded = fast.graph(jnp.ones((1, 64)))
+    assert folded.count() == {"dense": 1}
+    # Rows of the identity read the folded kernel out.
+    eye = jnp.eye(64)
+    wide = [np.asarray(a, np.float64) for a in (w, scale, var)]
+    want = (wide[0] * (wide[1] / np.sqrt(wide[2] + np.float32(1e-3)))).astype(np.float32)
+    np.testing.assert_array_equal(fast(eye), want)
+
+
+def test_what_the_user_wrote_is_rounded_at_every_step() -> None:
+    """Adding a large number and taking it away again rounds; such code means what it says."""
+    w = np.linspace(0.0, 3.0, 7, dtype="float32")
+
+    def rounding(x: Any) -> Any:
+        large = lax.full((7,), 2.0**23, jnp.float32)
+        return x @ jnp.outer((w + large) - large, jnp.ones(2))
+
+    got = jp.optimize(rounding)(jnp.eye(7))
+    np.testing.assert_array_equal(got, np.outer(np.round(w), np.ones(2)))
