@@ -5,25 +5,20 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.core import ShapedArray
 
-from jaxpress.capture import ArgumentError, Graph, Value, VerificationError, compat, trace
+from jaxpress.capture import ArgumentError, Graph, VerificationError, compat, trace
 from jaxpress.capture.arguments import check_arrays, check_places, function_name, tuple_of
-from jaxpress.capture.collector import collector_at_rest
-from jaxpress.capture.evaluate import evaluate, evaluate_prologue
-from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
+from jaxpress.capture.evaluate import evaluate
 from jaxpress.capture.trace import static_places
 from jaxpress.copying import made_again, recipe
 from jaxpress.passes import Pipeline, Report, pipeline_of, select_kernels
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.select_kernels import preferences_of
-from jaxpress.weights import PreparedWeights
+from jaxpress.program import Program, RecentCall, type_of
 
 __all__ = ["Optimized", "optimize"]
 
@@ -89,100 +84,6 @@ def select_kernels_with(graph: Graph, record: Any = None, *, kernels: Any) -> Gr
     return select(graph, record, kernels=kernels)
 
 
-class _Program:
-    """One optimised graph, for one set of shapes, and its compiled forms."""
-
-    def __init__(self, graph: Graph, report: Report):
-        self.graph = graph
-        self.report = report
-        self.signature = graph.signature
-        self.constants = [_on_device(v, x) for v, x in graph.constant_values.items()]
-        prologue = graph.prologue
-        hoisted = [] if prologue is None else list(prologue.constant_values.values())
-        self.holds_tracers = any(map(compat.is_tracer, (*self.constants, *hoisted)))
-        self.weights = PreparedWeights(self._run_prologue)
-
-        def run(constants: list[Any], prepared: list[Any], flat: list[Any]) -> list[Any]:
-            return evaluate(graph, flat, constants, prepared)
-
-        run.__name__ = graph.name
-        self.compiled = jax.jit(run)
-        place = {v: i for i, v in enumerate(graph.inputs)}
-        inputs = () if prologue is None else prologue.inputs
-        # Where in the flat inputs the prologue finds the weights that it needs.
-        self.weight_places = [place[v] for v in inputs]
-        self._hoisted = hoisted
-
-        def run_prologue(constants: list[Any], weights: list[Any]) -> list[Any]:
-            assert prologue is not None
-            return evaluate(prologue, weights, constants)
-
-        self._prologue = jax.jit(run_prologue)
-        self._with_numpy = prologue is not None and numpy_can_run(prologue)
-        self._is_lowered = False
-
-    def run(self, prepared: list[Any], flat: list[Any]) -> list[Any]:
-        """The compiled graph's results, flat."""
-        jitted = not jax.config.jax_disable_jit  # type: ignore[attr-defined]
-        if jitted and not (self._is_lowered or compat.under_trace()):
-            # The call finds the lowering in JAX's cache. Compiling may take minutes, in which other
-            # threads' garbage is collected as ever.
-            with collector_at_rest():
-                self.compiled.lower(self.constants, prepared, flat)
-            self._is_lowered = True
-        return self.compiled(self.constants, prepared, flat)
-
-    def _run_prologue(self, weights: list[Any]) -> list[Any]:
-        prologue = self.graph.prologue
-        if prologue is None:
-            return []
-        with compat.outside_trace():
-            if self._with_numpy and all(map(_on_host, (*self._hoisted, *weights))):
-                return evaluate_with_numpy(prologue, weights, self._hoisted)
-            return self._prologue(self._hoisted, weights)
-
-    def prepared(self, flat: Sequence[Any]) -> list[Any]:
-        """The prologue's results for these inputs; kept for weights that are concrete."""
-        if self.graph.prologue is None:
-            return []
-        weights = [flat[i] for i in self.weight_places]
-        if self.holds_tracers or any(map(compat.is_tracer, weights)):
-            env = dict(zip(self.graph.inputs, flat, strict=True))
-            env.update(self.graph.constant_values)
-            return evaluate_prologue(self.graph, env)
-        return self.weights(weights)
-
-
-class _Recent:
-    """The last call: most often the next one is like it, with the very same weights.
-
-    An array that is known by identity needs no look at its type, and nothing has to be hashed.
-    """
-
-    __slots__ = ("_call", "_places", "program")
-
-    def __init__(self, call: Any, flat: list[Any], types: tuple[Any, ...], program: _Program):
-        self._call = call
-        self._places = [
-            (weakref.ref(x) if isinstance(x, jax.Array) and not compat.is_tracer(x) else _nobody, t)
-            for x, t in zip(flat, types, strict=True)
-        ]
-        self.program = program
-
-    def fits(self, call: Any, flat: list[Any]) -> bool:
-        """Whether a call has the structure and the types of this one."""
-        if call != self._call:
-            return False
-        for x, (ref, kind) in zip(flat, self._places, strict=True):
-            if ref() is not x and _type_of(x) != kind:
-                return False
-        return True
-
-
-def _nobody() -> None:
-    """Stands for a weak reference to what cannot be held weakly, or may change in place."""
-
-
 class Optimized:
     """A function that ``optimize`` made; call it like the original.
 
@@ -214,8 +115,8 @@ class Optimized:
         check_places(fn, "weight_argnums", self._weight_argnums)
         self._weight_names = _names_at(fn, self._weight_argnums)
         self._verify = verify
-        self._programs: dict[Any, _Program] = {}
-        self._recent: _Recent | None = None
+        self._programs: dict[Any, Program] = {}
+        self._recent: RecentCall | None = None
         functools.update_wrapper(self, fn, updated=())
         self.__name__ = function_name(fn)
 
@@ -268,14 +169,14 @@ class Optimized:
 
     # Programs by shapes.
 
-    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list, _Program]:
+    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list, Program]:
         static, dynamic_args, dynamic_kwargs = self._split(args, kwargs)
         flat, tree = jax.tree_util.tree_flatten((dynamic_args, dynamic_kwargs))
         call = (tree, static, compat.context_key())
         if self._recent is not None and self._recent.fits(call, flat):
             return flat, self._recent.program
         try:
-            types = tuple(map(_type_of, flat))
+            types = tuple(map(type_of, flat))
         except TypeError:
             check_arrays(self.__name__, dynamic_args, dynamic_kwargs)
             raise
@@ -293,7 +194,7 @@ class Optimized:
                     self._programs.pop((call, types), None)
                     self._recent = None
                     raise
-        self._recent = _Recent(call, flat, types, program)
+        self._recent = RecentCall(call, flat, types, program)
         return flat, program
 
     def _split(
@@ -317,7 +218,7 @@ class Optimized:
         kwargs: dict[str, Any],
         dynamic_args: tuple[Any, ...],
         dynamic_kwargs: dict[str, Any],
-    ) -> _Program:
+    ) -> Program:
         for i in self._weight_argnums:
             if not -len(args) <= i < max(len(args), 1) and not kwargs:
                 raise ArgumentError(
@@ -340,7 +241,7 @@ class Optimized:
         graph, report = self.pipeline.run(graph)
         if added:
             _check_types(graph, args, all_kwargs)
-        return _Program(graph, report)
+        return Program(graph, report)
 
     def _weight_marks(
         self, args: tuple[Any, ...], dynamic_args: tuple[Any, ...], dynamic_kwargs: dict[str, Any]
@@ -405,30 +306,12 @@ def _check_types(graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """
     assert graph.signature is not None
     for value, x in zip(graph.inputs, graph.signature.flatten(args, kwargs), strict=True):
-        got = _type_of(x)
+        got = type_of(x)
         if (got.shape, got.dtype) != (value.shape, value.dtype):
             raise ArgumentError(
                 f"argument {value.name} of {graph.name!r} is {got.str_short()}, and has to be "
                 f"{value.aval.str_short()}"
             )
-
-
-def _on_device(value: Value, constant: Any) -> Any:
-    """A constant as a ``jax.Array``, so that no call has to transfer it.
-
-    A NumPy array is copied: what was traced is the function as it was, and the array may change.
-    """
-    if isinstance(constant, jax.Array) or not isinstance(constant, np.ndarray):
-        return constant
-    with compat.outside_trace():
-        return jax.device_put(np.array(constant, value.dtype, copy=True))
-
-
-def _on_host(x: Any) -> bool:
-    """Whether NumPy can read ``x`` without a transfer, and nobody says where it has to be."""
-    if not isinstance(x, jax.Array):
-        return True
-    return not x.committed and all(d.platform == "cpu" for d in x.devices())
 
 
 def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]:
@@ -438,13 +321,3 @@ def _names_at(fn: Callable[..., Any], places: tuple[int, ...]) -> frozenset[str]
     except (TypeError, ValueError):  # a callable without a signature
         return frozenset()
     return frozenset(names[i] for i in places if -len(names) <= i < len(names))
-
-
-def _type_of(x: Any) -> Any:
-    """What a program's shapes are remembered by."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        return jax.typeof(x)
-    weak = getattr(x, "weak_type", False)
-    if getattr(x, "sharding", None) is not None:
-        return ShapedArray(x.shape, x.dtype, weak_type=weak, sharding=x.sharding)
-    return ShapedArray(x.shape, x.dtype, weak_type=weak)
