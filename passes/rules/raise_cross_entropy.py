@@ -178,12 +178,15 @@ def _picked_guard(match: Match) -> str | None:
 
 
 def _raise_picked(logits: Any, labels: Any, *, match: Match) -> Any:
-    shape = match.root.output.shape
-    if labels.shape != shape:
-        labels = lax.reshape(labels, shape)
     info = dict(match.info)
     negated = info.pop("negated")
+    rows = list(logits.shape)
+    del rows[info["axis"]]
+    if labels.shape != tuple(rows):
+        labels = lax.reshape(labels, rows)
     loss = nnops.softmax_cross_entropy(logits, labels, **info)
+    if loss.shape != match.root.output.shape:
+        loss = lax.expand_dims(loss, (info["axis"] + logits.ndim,))
     return -loss if negated else loss
 
 
@@ -214,9 +217,7 @@ class _LabelsPattern:
     """A cross entropy with distributions whose labels are something better known."""
 
     names = frozenset({"softmax_cross_entropy"})
-
-    def __init__(self, size: int):
-        self.size = size
+    size = 2
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
@@ -230,7 +231,7 @@ class _LabelsPattern:
         if tuple(node.params["operands"]) != ("logits", "labels"):
             state.fail("some elements count more than others", node)
             return None
-        if node.params["by_logsumexp"] or node.params["from_end"]:
+        if node.params.get("by_logsumexp") or node.params.get("from_end"):
             state.fail("it has parameters of class indices", node)
             return None
         return self.of_labels(state, node, logits, labels)
@@ -263,7 +264,7 @@ def _encoded_guard(match: Match) -> str | None:
 
 
 def _raise_encoded(logits: Any, labels: Any, *, match: Match) -> Any:
-    params = {k: v for k, v in match.root.params.items() if k not in ("operands", "kernel")}
+    params = {k: v for k, v in match.root.params.items() if k != "operands"}
     if match.info["squeezed"]:
         labels = lax.squeeze(labels, (params["axis"] + logits.ndim,))
     return nnops.softmax_cross_entropy(logits, labels, **{**params, "out_of_range": "zero"})
@@ -271,19 +272,23 @@ def _raise_encoded(logits: Any, labels: Any, *, match: Match) -> Any:
 
 # softmax_cross_entropy(logits, one_hot(ids)) -> softmax_cross_entropy(logits, ids)
 RAISE_ENCODED_LABELS = Rule(
-    "raise_encoded_labels", _EncodedPattern(2), _raise_encoded, _encoded_guard
+    "raise_encoded_labels", _EncodedPattern(), _raise_encoded, _encoded_guard
 )
 
 
 class _SmoothedPattern(_LabelsPattern):
     """Labels that are ``(1 - s) * labels + s / classes``."""
 
+    names = frozenset({"softmax_cross_entropy", "binary_cross_entropy"})
+    size = 3
+
     def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
         view, add = state.view, state.view.producer(labels)
         if node.params["label_smoothing"] or add is None or add.op != "add":
             state.fail("its labels are no sum, or smoothed already", node)
             return None
-        classes = logits.shape[node.params["axis"]]
+        several = node.op == "softmax_cross_entropy"
+        classes = logits.shape[node.params["axis"]] if several else 2
         for scaled, shift in (view.inputs(add), view.inputs(add)[::-1]):
             maker, least = view.producer(scaled), number_of(view, shift)
             if maker is None or maker.op != "mul" or least is None or scaled.shape != labels.shape:
@@ -326,15 +331,15 @@ def _smoothed_guard(match: Match) -> str | None:
 
 
 def _raise_smoothed(logits: Any, labels: Any, *, match: Match) -> Any:
-    params = {k: v for k, v in match.root.params.items() if k not in ("operands", "kernel")}
-    return nnops.softmax_cross_entropy(logits, labels, **{**params, **match.info})
+    params = {k: v for k, v in match.root.params.items() if k != "operands"}
+    return getattr(nnops, match.root.op)(logits, labels, **{**params, **match.info})
 
 
 # softmax_cross_entropy(logits, (1 - s) * labels + s / n)
 #   -> softmax_cross_entropy(logits, labels, label_smoothing=s)
 RAISE_SMOOTHED_LABELS = Rule(
     "raise_smoothed_labels",
-    _SmoothedPattern(3),
+    _SmoothedPattern(),
     _raise_smoothed,
     _smoothed_guard,
     numerics="reassociates",

@@ -141,11 +141,16 @@ class _HuberPattern:
     ``where(a <= delta, e * e / 2, delta * a - delta * delta / 2)``.
     """
 
-    names = frozenset({"add", "select_n"})
+    names = frozenset({"min", "select_n"})
     size = 6
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
+        root = node if node.op == "select_n" else _sum_above(view, node)
+        if root is None:
+            state.fail("what is clipped is not what a sum is made of", node)
+            return None
+        node = root
         found = _clipped(view, node) if node.op == "add" else _chosen(view, node)
         if isinstance(found, str):
             state.fail(found, node)
@@ -178,6 +183,19 @@ def _scaled(view: View, value: Value) -> tuple[Value, float, tuple[Node, ...]] |
 
 
 Found = tuple[Value, float, tuple[Node, ...]]
+
+
+def _sum_above(view: View, low: Node) -> Node | None:
+    """The sum of two terms of which one is a difference that a ``min`` is taken from."""
+    for node in view.users(low.output)[:_DEEP]:
+        while node.op in ("sub", "mul"):
+            users = view.users(node.output)
+            if len(users) != 1:
+                break
+            (node,) = users
+        if node.op == "add":
+            return node
+    return None
 
 
 def _clipped(view: View, node: Node) -> Found | str:
