@@ -67,6 +67,16 @@ def _is_made_of(view: View, value: Value, of: Value) -> bool:
     return False
 
 
+def _whole(view: View, value: Value) -> Value:
+    """What a value is a part of, or is moved from."""
+    for _ in range(_DEEP):
+        node = view.producer(value)
+        if node is None or node.op not in (*_MOVES, "slice", "rev", "concatenate"):
+            break
+        value = view.inputs(node)[0]
+    return value
+
+
 def _is_loss(view: View, value: Value, depth: int = 0) -> bool:
     """Whether an array of losses is a result, or becomes sums."""
     if view.is_output(value):
@@ -110,6 +120,8 @@ def _error_guard(match: Match) -> str | None:
     view, a, b = match.view, match["predictions"], match["targets"]
     if _is_summary(view, a, b) or _is_summary(view, b, a):
         return "one of them repeats its elements, or is made of sums of the other"
+    if _whole(view, a) is _whole(view, b):
+        return "they are parts of one array, as in a total variation"
     if not _is_loss(view, match.root.output):
         return "it is neither a result nor summed"
     return refused_dtypes(match, ("predictions", "targets"))
