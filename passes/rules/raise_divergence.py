@@ -11,8 +11,14 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.loss_parts import Above, Summed, reduced_loss, refused_dtypes, signed_sum
-from jaxpress.passes.rules.raise_cross_entropy import plain_loss
+from jaxpress.passes.rules.loss_parts import (
+    Above,
+    Summed,
+    plain_loss,
+    reduced_loss,
+    refused_dtypes,
+    signed_sum,
+)
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View
 
@@ -48,7 +54,7 @@ class _DivergencePattern:
             log_p, log_q = view.inputs(sub)
             maker = view.producer(targets)
             logs: tuple[Node, ...] | None = None
-            if maker is not None and maker.op == "exp" and view.inputs(maker)[0] is log_p:
+            if maker is not None and _is_exponential(view, maker, log_p):
                 targets, logs = log_p, (maker,)
             else:
                 logs = _logarithm_of(view, log_p, targets)
@@ -60,6 +66,23 @@ class _DivergencePattern:
             return Match(view, node, values, matched=matched, info=info)
         state.fail("it is no sum of probabilities times differences of their logarithms", node)
         return None
+
+
+def _is_exponential(view: View, node: Node, log_p: Value) -> bool:
+    """Whether a node makes ``exp(log_p)``, or softmax where log_p is its logarithm."""
+    if node.op == "exp":
+        return view.inputs(node)[0] is log_p
+    log = view.producer(log_p)
+    return (
+        node.op == "softmax"
+        and log is not None
+        and log.op == "log_softmax"
+        and view.inputs(node) == view.inputs(log)
+        and len(view.inputs(node)) == 1
+        and node.params["axis"] == log.params["axis"]
+        and not node.params.get("mapped")
+        and not log.params.get("mapped")
+    )
 
 
 def _where(found: Summed, *, log_targets: bool, logs: bool) -> dict[str, Any]:
@@ -149,10 +172,11 @@ def _raise_divergence(log_predictions: Any, targets: Any, *, match: Match) -> An
 
 # sum(p * (where(p == 0, 0, log(p)) - log_q)) -> kl_divergence(log_q, p)
 # sum(p * log(p / q)) -> kl_divergence(log(q), p), of what is clipped
-# sum(exp(log_p) * (log_p - log_q)) -> kl_divergence(log_q, log_p, log_targets=True)
+# sum(exp(log_p) * (log_p - log_q)) -> kl_divergence(log_q, log_p, log_targets=True), also with
+# softmax(x) for the exponential of log_softmax(x)
 RAISE_KL_DIVERGENCE = Rule(
     "raise_kl_divergence",
-    _DivergencePattern(),
+    Above(_DivergencePattern(), ("log_softmax", "softmax"), ("sub", "mul"), roots=True),
     _raise_divergence,
     _divergence_guard,
     numerics="reassociates",

@@ -130,7 +130,7 @@ def _error_guard(match: Match) -> str | None:
 # (a - b) ** 2 -> mean_squared_error(a, b)
 RAISE_SQUARED_ERROR = Rule(
     "raise_squared_error",
-    _ErrorPattern(frozenset({"square", "integer_pow", "mul"})),
+    _ErrorPattern(frozenset({"square", "integer_pow", "pow", "mul"})),
     nnops.mean_squared_error,
     _error_guard,
     numerics="reassociates",

@@ -11,8 +11,7 @@ from jaxpress.nnops import registry
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.arithmetic import same_number
-from jaxpress.passes.rules.loss_parts import Above
-from jaxpress.passes.rules.raise_cross_entropy import plain_loss
+from jaxpress.passes.rules.loss_parts import Above, plain_loss
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View
 
