@@ -201,8 +201,8 @@ def recognition_page() -> str:
     """docs/recognition.md."""
     if str(ROOT / "tests") not in sys.path:
         sys.path.insert(0, str(ROOT / "tests"))
-    table = importlib.import_module("recognition.table").TABLE
-    layers = list(dict.fromkeys(layer for cases in table.values() for layer in cases))
+    layers = importlib.import_module("recognition.table").TABLE
+    losses = importlib.import_module("recognition.losses").LOSSES
     lines = [
         NOTE,
         "# What is recognised",
@@ -212,13 +212,26 @@ def recognition_page() -> str:
         "one. Equations that only move data (reshape, transpose, slice)",
         "may stand around some of them. No rule knows a framework: they match what is computed.",
         "",
-        f"| layer | {' | '.join(table)} |",
-        f"| --- |{' --- |' * len(table)}",
+        *_rows("layer", layers),
+        "",
+        "## Losses",
+        "",
+        "Traced alone, or with the model before it. A sum or mean of all losses is the op's",
+        "`reduction`; what optax and Keras give for labels out of range, and where 0 meets",
+        "infinity, is kept by its other parameters.",
+        "",
+        *_rows("loss", losses),
     ]
-    for layer in sorted(layers):
-        cells = [_cell(cases[layer].ops) if layer in cases else "" for cases in table.values()]
-        lines.append(f"| {layer} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _rows(what: str, table: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    names = sorted({name for cases in table.values() for name in cases})
+    lines = [f"| {what} | {' | '.join(table)} |", f"| --- |{' --- |' * len(table)}"]
+    for name in names:
+        cells = [_cell(cases[name].ops) if name in cases else "" for cases in table.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _cell(ops: Mapping[str, int]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -102,3 +104,82 @@ def test_steps_in_a_row(name) -> None:
     # Each step rounds what the last one rounded.
     for how in ("the step", "the loss"):
         assert_close(results[how], results["jit"], 1e-4)
+
+
+ROWS, IDS = array(4, 6), jnp.asarray([0, 2, 1, 2])
+
+
+def sparse(y, ids):
+    return optax.softmax_cross_entropy_with_integer_labels(y, ids).mean()
+
+
+def linen_classifier():
+    model = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(3)])
+    return lambda params, x, i: sparse(model.apply(params, x), i), model.init(
+        jax.random.key(0), ROWS
+    )
+
+
+def nnx_classifier():
+    from flax import nnx
+
+    keys = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Linear(6, 5, rngs=keys), nnx.relu, nnx.Linear(5, 3, rngs=keys))
+    static, params = nnx.split(model)
+    return lambda params, x, i: sparse(nnx.merge(static, params)(x), i), params
+
+
+def equinox_classifier():
+    model = eqx.nn.MLP(6, 3, 5, 1, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss(params, x, ids):
+        one = lambda x, i: -jax.nn.log_softmax(eqx.combine(params, static)(x))[i]  # noqa: E731
+        return jax.vmap(one)(x, ids).mean()
+
+    return loss, params
+
+
+def haiku_classifier():
+    import haiku as hk
+
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([5, 3])(x)))
+
+    def loss(params, x, ids):
+        log_p = jax.nn.log_softmax(model.apply(params, x))
+        return -jnp.sum(jax.nn.one_hot(ids, 3) * log_p) / x.shape[0]
+
+    return loss, model.init(jax.random.key(0), ROWS)
+
+
+def keras_classifier():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    model = keras.Sequential([keras.layers.Dense(5, "relu"), keras.layers.Dense(3)])
+    model.build(ROWS.shape)
+    of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    params = [v.value for v in model.trainable_variables]
+    return lambda params, x, i: of(i, model.stateless_call(params, [], x)[0]), params
+
+
+CLASSIFIERS = {
+    "linen": linen_classifier,
+    "nnx": nnx_classifier,
+    "equinox": equinox_classifier,
+    "haiku": haiku_classifier,
+    "keras": keras_classifier,
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_and_its_loss(name) -> None:
+    loss, params = CLASSIFIERS[name]()
+    fast = jp.optimize(loss, passes="training")
+    count = fast.graph(params, ROWS, IDS).count()
+    assert (count["dense"], count["softmax_cross_entropy"]) == (2, 1), count
+    assert not {"log_softmax", "gather", "one_hot", "exp"} & set(count)
+    both = jax.jit(lambda *a: [jax.value_and_grad(f)(*a) for f in (fast, loss)])
+    got, want = both(params, ROWS, IDS)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert_close(a, b)

@@ -19,6 +19,7 @@ __all__ = [
     "Summed",
     "half_square",
     "one_minus",
+    "plain_loss",
     "reduced_loss",
     "refused_dtypes",
     "signed_sum",
@@ -39,15 +40,26 @@ class Above:
       pattern: what is looked for, at the root.
       starts: the operations at which to begin.
       through: what may stand between them and the root.
+      roots: whether it is looked for at its root as well.
     """
 
-    def __init__(self, pattern: Any, starts: Iterable[str], through: Iterable[str] = ()):
+    def __init__(
+        self,
+        pattern: Any,
+        starts: Iterable[str],
+        through: Iterable[str] = (),
+        *,
+        roots: bool = False,
+    ):
         self.pattern = pattern
-        self.names = frozenset(starts)
+        self.starts = frozenset(starts)
+        self.names = self.starts | pattern.names if roots else self.starts
         self.through = frozenset(through) | pattern.names
         self.size = pattern.size
 
     def find(self, state: State, node: Node) -> Match | None:
+        if node.op not in self.starts:
+            return self.pattern.find(state, node)
         view = state.view
         chain: list[Node] = []
         value = node.outputs[0]
@@ -141,6 +153,16 @@ def reduced_loss(loss: Any, match: Match, *operands: Any, axis: int, **params: A
     return -out if match.info["negated"] else out
 
 
+def plain_loss(view: View, node: Node, reductions: tuple[str, ...] = ("none",)) -> bool:
+    """Whether every element of a loss counts alike, and is not reduced but as said."""
+    if node.params.get("mapped") or node.params.get("keeps"):
+        return False
+    present = node.params.get("operands", ())
+    counted = "where" in present or "weights" in present
+    ignores = node.params.get("out_of_range") == "ignore"
+    return node.params["reduction"] in reductions and not counted and not ignores
+
+
 def refused_dtypes(match: Match, names: Sequence[str]) -> str | None:
     """Why operands and result have not one floating-point type in which nothing overflows."""
     dtype = match.root.output.dtype
@@ -182,6 +204,7 @@ def square_of(view: View, value: Value) -> tuple[Value, Node] | None:
         return None
     inputs = view.inputs(node)
     squares = node.op == "square" or (node.op == "integer_pow" and node.params["y"] == 2)
+    squares |= node.op == "pow" and number_of(view, inputs[1]) == 2
     if squares or (node.op == "mul" and inputs[0] is inputs[1]):
         return inputs[0], node
     return None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxpress.capture import Node, Value
-from jaxpress.passes.view import View, broadcast_operand, channel_base
+from jaxpress.passes.view import View, broadcast_operand, channel_base, scalar_value
 
 __all__ = ["OneHot", "one_hot_of"]
 
@@ -36,7 +36,11 @@ def one_hot_of(view: View, value: Value) -> OneHot | None:
     if convert.op == "one_hot":
         axis = convert.params["axis"] % value.ndim
         return OneHot(view.inputs(convert)[0], False, axis, (convert,))
-    if convert.op != "convert_element_type":
+    # Numbers of truth values, or a choice of 0 and 1.
+    chooses = convert.op == "select_n" and [
+        scalar_value(view, v) for v in view.inputs(convert)[1:]
+    ] == [0, 1]
+    if convert.op != "convert_element_type" and not chooses:
         return None
     compare = view.producer(view.inputs(convert)[0])
     if compare is None or compare.op != "eq" or compare.output.shape != value.shape:

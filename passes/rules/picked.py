@@ -27,7 +27,8 @@ class Picked(NamedTuple):
 
     Attributes:
       x: the array.
-      labels: which element of each row, as many as there are rows, in their order.
+      labels: which element of each row, as many as there are rows, in their order; perhaps with
+        further axes of size 1, as the value may have one where the rows run.
       axis: along which rows run.
       from_end: whether negative labels count from the end.
       out_of_range: what labels beyond the ends give, as the loss has it.
@@ -70,7 +71,8 @@ def picked_of(view: View, value: Value) -> Picked | str:
     if isinstance(found, str):
         return found
     column, axis, more = found
-    if shape != (*x.shape[:axis], *x.shape[axis + 1 :]):
+    rows = (*x.shape[:axis], *x.shape[axis + 1 :])
+    if shape not in (rows, (*x.shape[:axis], 1, *x.shape[axis + 1 :])):
         return "it does not pick one element of each row"
     labels, from_end, wrapped = _unwrapped(view, column, x.shape[axis])
     if _longer(labels.shape) != _longer(shape):
@@ -166,13 +168,24 @@ def _counts(view: View, column: Value, axis: int, x: Value) -> list[Node] | None
     return [*nodes, node]
 
 
+def _widens(node: Node) -> bool:
+    """A conversion that the op makes by itself."""
+    if node.op != "convert_element_type" or node.output.dtype != np.int32:
+        return False
+    narrow = node.inputs[0].dtype
+    return jnp.issubdtype(narrow, jnp.integer) and narrow.itemsize < 4
+
+
 def _unwrapped(view: View, value: Value, size: Any) -> tuple[Value, bool, list[Node]]:
     """``i`` of ``where(i < 0, i + size, i)``, whether it was that, and the operations."""
     nodes: list[Node] = []
     node = view.producer(value)
     while node is not None:
         inputs = view.inputs(node)
-        if node.op in _RESHAPES or node.op == "broadcast_in_dim":
+        if _widens(node):
+            nodes.append(node)
+            value = inputs[0]
+        elif node.op in _RESHAPES or node.op == "broadcast_in_dim":
             if len(inputs) != 1 or _longer(inputs[0].shape) != _longer(node.output.shape):
                 break
             nodes.append(node)

@@ -15,7 +15,7 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.arithmetic import number_of, product_of, same_number
+from jaxpress.passes.rules.arithmetic import number_of, product_of
 from jaxpress.passes.rules.loss_parts import (
     Above,
     one_minus,
@@ -23,11 +23,10 @@ from jaxpress.passes.rules.loss_parts import (
     refused_dtypes,
     signed_sum,
 )
-from jaxpress.passes.rules.one_hot_of import one_hot_of
 from jaxpress.passes.rules.picked import picked_of
 from jaxpress.passes.view import View
 
-__all__ = ["CROSS_ENTROPY_RULES", "plain_loss"]
+__all__ = ["CROSS_ENTROPY_RULES"]
 
 
 # What makes a mean of losses, before or after their sign is changed.
@@ -125,7 +124,7 @@ def _becomes_negative(view: View, value: Value) -> bool:
 class _PickedPattern:
     """``-log_softmax(logits)[labels]`` or ``logsumexp(logits) - logits[labels]``.
 
-    The former without its sign too, where a sum of it is negated.
+    Without the former's sign, or with the latter's turned round, where a sum of it is negated.
     """
 
     names = frozenset({"neg", "sub", "gather", "reshape", "squeeze"})
@@ -134,17 +133,20 @@ class _PickedPattern:
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
         inputs = view.inputs(node)
-        bare = node.op not in ("neg", "sub")
-        if bare and not _becomes_negative(view, node.output):
+        by_logsumexp = node.op == "sub"
+        turned = by_logsumexp and _is_logsumexp(view, inputs[1])
+        likelihood = turned or node.op not in ("neg", "sub")
+        if likelihood and not _becomes_negative(view, node.output):
             state.fail("it is no loss, but a likelihood", node)
             return None
-        picked = picked_of(view, node.output if bare else inputs[-1])
+        choice = node.output if likelihood and not turned else inputs[0 if turned else -1]
+        picked = picked_of(view, choice)
         if isinstance(picked, str):
             state.fail(picked, node)
             return None
-        other = view.producer(inputs[0] if node.op == "sub" else picked.x)
+        other = view.producer(inputs[1 if turned else 0] if by_logsumexp else picked.x)
         axis = picked.axis - picked.x.ndim
-        if node.op != "sub":
+        if not by_logsumexp:
             if other is None or _log_softmax(view, picked.x) is not other:
                 state.fail("what is picked from is no logarithm of softmax", node)
                 return None
@@ -164,11 +166,16 @@ class _PickedPattern:
             "axis": axis,
             "from_end": picked.from_end,
             "out_of_range": picked.out_of_range,
-            "by_logsumexp": node.op == "sub",
-            "negated": bare,
+            "by_logsumexp": by_logsumexp,
+            "negated": likelihood,
         }
         values = {"logits": view.inputs(other)[0], "labels": picked.labels}
         return Match(view, node, values, matched=(other, *picked.nodes), info=info)
+
+
+def _is_logsumexp(view: View, value: Value) -> bool:
+    node = view.producer(value)
+    return node is not None and node.op == "logsumexp"
 
 
 def _picked_guard(match: Match) -> str | None:
@@ -178,12 +185,15 @@ def _picked_guard(match: Match) -> str | None:
 
 
 def _raise_picked(logits: Any, labels: Any, *, match: Match) -> Any:
-    shape = match.root.output.shape
-    if labels.shape != shape:
-        labels = lax.reshape(labels, shape)
     info = dict(match.info)
     negated = info.pop("negated")
+    rows = list(logits.shape)
+    del rows[info["axis"]]
+    if labels.shape != tuple(rows):
+        labels = lax.reshape(labels, rows)
     loss = nnops.softmax_cross_entropy(logits, labels, **info)
+    if loss.shape != match.root.output.shape:
+        loss = lax.expand_dims(loss, (info["axis"] + logits.ndim,))
     return -loss if negated else loss
 
 
@@ -196,147 +206,6 @@ RAISE_SPARSE_CROSS_ENTROPY = Rule(
     ),
     _raise_picked,
     _picked_guard,
-    numerics="reassociates",
-)
-
-
-def plain_loss(view: View, node: Node, reductions: tuple[str, ...] = ("none",)) -> bool:
-    """Whether every element of a loss counts alike, and is not reduced but as said."""
-    if node.params.get("mapped") or node.params.get("keeps"):
-        return False
-    present = node.params.get("operands", ())
-    counted = "where" in present or "weights" in present
-    ignores = node.params.get("out_of_range") == "ignore"
-    return node.params["reduction"] in reductions and not counted and not ignores
-
-
-class _LabelsPattern:
-    """A cross entropy with distributions whose labels are something better known."""
-
-    names = frozenset({"softmax_cross_entropy"})
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def find(self, state: State, node: Node) -> Match | None:
-        view = state.view
-        if node.params.get("mapped") or "labels" not in node.params["operands"][:2]:
-            state.fail("it is mapped", node)
-            return None
-        logits, labels = view.inputs(node)[:2]
-        if labels.shape != logits.shape:
-            state.fail("its labels are class indices", node)
-            return None
-        if tuple(node.params["operands"]) != ("logits", "labels"):
-            state.fail("some elements count more than others", node)
-            return None
-        if node.params["by_logsumexp"] or node.params["from_end"]:
-            state.fail("it has parameters of class indices", node)
-            return None
-        return self.of_labels(state, node, logits, labels)
-
-    def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
-        """The match for these labels."""
-        raise NotImplementedError
-
-
-class _EncodedPattern(_LabelsPattern):
-    """Labels that are the encoding of class indices."""
-
-    def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
-        found = one_hot_of(state.view, labels)
-        if found is None or found.axis != node.params["axis"] + logits.ndim:
-            state.fail("its labels encode no classes along its axis", node)
-            return None
-        if labels.dtype != logits.dtype:
-            state.fail("the encoding has another dtype than logits", node)
-            return None
-        info = {"squeezed": found.squeezed}
-        values = {"logits": logits, "labels": found.ids}
-        return Match(state.view, node, values, matched=found.nodes, info=info)
-
-
-def _encoded_guard(match: Match) -> str | None:
-    if not jnp.issubdtype(match["labels"].dtype, jnp.integer):
-        return f"labels are {match['labels'].dtype}"
-    return None
-
-
-def _raise_encoded(logits: Any, labels: Any, *, match: Match) -> Any:
-    params = {k: v for k, v in match.root.params.items() if k not in ("operands", "kernel")}
-    if match.info["squeezed"]:
-        labels = lax.squeeze(labels, (params["axis"] + logits.ndim,))
-    return nnops.softmax_cross_entropy(logits, labels, **{**params, "out_of_range": "zero"})
-
-
-# softmax_cross_entropy(logits, one_hot(ids)) -> softmax_cross_entropy(logits, ids)
-RAISE_ENCODED_LABELS = Rule(
-    "raise_encoded_labels", _EncodedPattern(2), _raise_encoded, _encoded_guard
-)
-
-
-class _SmoothedPattern(_LabelsPattern):
-    """Labels that are ``(1 - s) * labels + s / classes``."""
-
-    def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
-        view, add = state.view, state.view.producer(labels)
-        if node.params["label_smoothing"] or add is None or add.op != "add":
-            state.fail("its labels are no sum, or smoothed already", node)
-            return None
-        classes = logits.shape[node.params["axis"]]
-        for scaled, shift in (view.inputs(add), view.inputs(add)[::-1]):
-            maker, least = view.producer(scaled), number_of(view, shift)
-            if maker is None or maker.op != "mul" or least is None or scaled.shape != labels.shape:
-                continue
-            product = product_of(view, maker)
-            if product is None or product.under or len(product.over) != 1:
-                continue
-            found = _smoothing(product.coefficient, least, classes, labels.dtype)
-            if found is None:
-                state.fail("what is added is not what is taken away, shared by the classes", node)
-                continue
-            values = {"logits": logits, "labels": product.over[0]}
-            info = {"label_smoothing": found}
-            return Match(view, node, values, matched=(add, *product.nodes), info=info)
-        state.fail("its labels are no sum of a number and scaled labels", node)
-        return None
-
-
-def _smoothing(scale: float, shift: float, classes: Any, dtype: Any) -> float | None:
-    """s, where ``scale`` is 1 - s and ``shift`` s / classes: the shortest number that is."""
-    if not isinstance(classes, int) or not 0 <= shift * classes <= 1:
-        return None
-    for digits in range(1, 10):
-        s = round(shift * classes, digits)
-        if (
-            0 < s <= 1
-            and same_number(scale, 1 - s, dtype)
-            and same_number(shift, s / classes, dtype)
-        ):
-            return s
-    return None
-
-
-def _smoothed_guard(match: Match) -> str | None:
-    if match["labels"].shape != match["logits"].shape:
-        return "labels are broadcast"
-    if match["labels"].dtype != match["logits"].dtype or match["labels"].dtype.itemsize < 4:
-        return "labels have another dtype, or a narrow one"
-    return None
-
-
-def _raise_smoothed(logits: Any, labels: Any, *, match: Match) -> Any:
-    params = {k: v for k, v in match.root.params.items() if k not in ("operands", "kernel")}
-    return nnops.softmax_cross_entropy(logits, labels, **{**params, **match.info})
-
-
-# softmax_cross_entropy(logits, (1 - s) * labels + s / n)
-#   -> softmax_cross_entropy(logits, labels, label_smoothing=s)
-RAISE_SMOOTHED_LABELS = Rule(
-    "raise_smoothed_labels",
-    _SmoothedPattern(3),
-    _raise_smoothed,
-    _smoothed_guard,
     numerics="reassociates",
 )
 
@@ -439,8 +308,6 @@ CROSS_ENTROPY_RULES = RuleSet(
     (
         RAISE_SOFTMAX_CROSS_ENTROPY,
         RAISE_SPARSE_CROSS_ENTROPY,
-        RAISE_ENCODED_LABELS,
-        RAISE_SMOOTHED_LABELS,
         RAISE_BINARY_CROSS_ENTROPY,
     )
 )

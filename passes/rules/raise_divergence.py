@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.loss_parts import Above, reduced_loss, refused_dtypes, signed_sum
-from jaxpress.passes.rules.raise_cross_entropy import plain_loss
+from jaxpress.passes.rules.loss_parts import (
+    Above,
+    Summed,
+    plain_loss,
+    reduced_loss,
+    refused_dtypes,
+    signed_sum,
+)
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View
 
 __all__ = ["DIVERGENCE_RULES"]
 
+# Numbers between this and its inverse have quotients that are numbers too.
+_LEAST = 1e-12
+
 
 class _DivergencePattern:
-    """``sum(p * (log(p) - q))``, with 0 for log(0) or of logarithms; q are logarithms."""
+    """``sum(p * (log(p) - q))``, with 0 for log(0) or of logarithms; q are logarithms.
+
+    Or ``sum(p * log(p / exp(q)))`` of what is clipped, so that there is no 0.
+    """
 
     names = frozenset({"reduce_sum", "convert_element_type"})
     size = 4
@@ -30,30 +45,90 @@ class _DivergencePattern:
             return None
         for targets, gap in (found.factors, found.factors[::-1]):
             sub = view.producer(gap)
+            if sub is not None and sub.op == "log":
+                match = _of_quotient(view, node, found, targets, sub)
+                if match is not None:
+                    return match
             if sub is None or sub.op != "sub":
                 continue
             log_p, log_q = view.inputs(sub)
             maker = view.producer(targets)
             logs: tuple[Node, ...] | None = None
-            if maker is not None and maker.op == "exp" and view.inputs(maker)[0] is log_p:
+            if maker is not None and _is_exponential(view, maker, log_p):
                 targets, logs = log_p, (maker,)
             else:
                 logs = _logarithm_of(view, log_p, targets)
             if logs is None:
                 continue
-            # The last of the axes is that of the outcomes, as people write them.
-            info = {
-                "axis": found.axes[-1] - found.ndim,
-                "axes": found.axes,
-                "ndim": found.ndim,
-                "negated": False,
-                "log_targets": targets is log_p,
-            }
+            info = _where(found, log_targets=targets is log_p, logs=True)
             values = {"log_predictions": log_q, "targets": targets}
             matched = (*found.nodes, sub, *logs)
             return Match(view, node, values, matched=matched, info=info)
         state.fail("it is no sum of probabilities times differences of their logarithms", node)
         return None
+
+
+def _is_exponential(view: View, node: Node, log_p: Value) -> bool:
+    """Whether a node makes ``exp(log_p)``, or softmax where log_p is its logarithm."""
+    if node.op == "exp":
+        return view.inputs(node)[0] is log_p
+    log = view.producer(log_p)
+    return (
+        node.op == "softmax"
+        and log is not None
+        and log.op == "log_softmax"
+        and view.inputs(node) == view.inputs(log)
+        and len(view.inputs(node)) == 1
+        and node.params["axis"] == log.params["axis"]
+        and not node.params.get("mapped")
+        and not log.params.get("mapped")
+    )
+
+
+def _where(found: Summed, *, log_targets: bool, logs: bool) -> dict[str, Any]:
+    # The last of the axes is that of the outcomes, as people write them.
+    return {
+        "axis": found.axes[-1] - found.ndim,
+        "axes": found.axes,
+        "ndim": found.ndim,
+        "negated": False,
+        "log_targets": log_targets,
+        "logs": logs,
+    }
+
+
+def _of_quotient(view: View, root: Node, found: Summed, targets: Value, log: Node) -> Match | None:
+    """The match of ``targets * log(targets / predictions)``, both in bounds."""
+    quotient = view.producer(view.inputs(log)[0])
+    if quotient is None or quotient.op != "div" or log.params.get("accuracy") is not None:
+        return None
+    p, q = view.inputs(quotient)
+    if p is not targets or p.shape != q.shape:
+        return None
+    (low, high), (least, _) = _bounds(view, p), _bounds(view, q)
+    # The quotient neither overflows nor is it 0 / 0.
+    if not (low > _LEAST and least > _LEAST and high < 1 / _LEAST):
+        return None
+    values = {"log_predictions": q, "targets": p}
+    info = _where(found, log_targets=False, logs=False)
+    return Match(view, root, values, matched=(*found.nodes, log, quotient), info=info)
+
+
+def _bounds(view: View, value: Value) -> tuple[float, float]:
+    """Between which numbers a value is clipped."""
+    low, high = -np.inf, np.inf
+    node = view.producer(value)
+    while node is not None and node.op in ("max", "min"):
+        inputs = view.inputs(node)
+        numbers = [number(view, v) for v in inputs]
+        if (numbers[0] is None) == (numbers[1] is None):
+            break
+        bound = numbers[0] if numbers[0] is not None else numbers[1]
+        assert bound is not None
+        low, high = (max(low, bound), high) if node.op == "max" else (low, min(high, bound))
+        node = view.producer(inputs[numbers[0] is not None])
+    # min(max(x, low), high) with high below low is high.
+    return min(low, high), high
 
 
 def _logarithm_of(view: View, value: Value, p: Value) -> tuple[Node, ...] | None:
@@ -82,6 +157,8 @@ def _divergence_guard(match: Match) -> str | None:
 
 
 def _raise_divergence(log_predictions: Any, targets: Any, *, match: Match) -> Any:
+    if not match.info["logs"]:
+        log_predictions = jnp.log(log_predictions)
     return reduced_loss(
         nnops.kl_divergence,
         match,
@@ -94,10 +171,12 @@ def _raise_divergence(log_predictions: Any, targets: Any, *, match: Match) -> An
 
 
 # sum(p * (where(p == 0, 0, log(p)) - log_q)) -> kl_divergence(log_q, p)
-# sum(exp(log_p) * (log_p - log_q)) -> kl_divergence(log_q, log_p, log_targets=True)
+# sum(p * log(p / q)) -> kl_divergence(log(q), p), of what is clipped
+# sum(exp(log_p) * (log_p - log_q)) -> kl_divergence(log_q, log_p, log_targets=True), also with
+# softmax(x) for the exponential of log_softmax(x)
 RAISE_KL_DIVERGENCE = Rule(
     "raise_kl_divergence",
-    _DivergencePattern(),
+    Above(_DivergencePattern(), ("log_softmax", "softmax"), ("sub", "mul"), roots=True),
     _raise_divergence,
     _divergence_guard,
     numerics="reassociates",

@@ -67,6 +67,16 @@ def _is_made_of(view: View, value: Value, of: Value) -> bool:
     return False
 
 
+def _whole(view: View, value: Value) -> Value:
+    """What a value is a part of, or is moved from."""
+    for _ in range(_DEEP):
+        node = view.producer(value)
+        if node is None or node.op not in (*_MOVES, "slice", "rev", "concatenate"):
+            break
+        value = view.inputs(node)[0]
+    return value
+
+
 def _is_loss(view: View, value: Value, depth: int = 0) -> bool:
     """Whether an array of losses is a result, or becomes sums."""
     if view.is_output(value):
@@ -110,6 +120,8 @@ def _error_guard(match: Match) -> str | None:
     view, a, b = match.view, match["predictions"], match["targets"]
     if _is_summary(view, a, b) or _is_summary(view, b, a):
         return "one of them repeats its elements, or is made of sums of the other"
+    if _whole(view, a) is _whole(view, b):
+        return "they are parts of one array, as in a total variation"
     if not _is_loss(view, match.root.output):
         return "it is neither a result nor summed"
     return refused_dtypes(match, ("predictions", "targets"))
@@ -118,7 +130,7 @@ def _error_guard(match: Match) -> str | None:
 # (a - b) ** 2 -> mean_squared_error(a, b)
 RAISE_SQUARED_ERROR = Rule(
     "raise_squared_error",
-    _ErrorPattern(frozenset({"square", "integer_pow", "mul"})),
+    _ErrorPattern(frozenset({"square", "integer_pow", "pow", "mul"})),
     nnops.mean_squared_error,
     _error_guard,
     numerics="reassociates",
@@ -141,11 +153,16 @@ class _HuberPattern:
     ``where(a <= delta, e * e / 2, delta * a - delta * delta / 2)``.
     """
 
-    names = frozenset({"add", "select_n"})
+    names = frozenset({"min", "select_n"})
     size = 6
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
+        root = node if node.op == "select_n" else _sum_above(view, node)
+        if root is None:
+            state.fail("what is clipped is not what a sum is made of", node)
+            return None
+        node = root
         found = _clipped(view, node) if node.op == "add" else _chosen(view, node)
         if isinstance(found, str):
             state.fail(found, node)
@@ -178,6 +195,19 @@ def _scaled(view: View, value: Value) -> tuple[Value, float, tuple[Node, ...]] |
 
 
 Found = tuple[Value, float, tuple[Node, ...]]
+
+
+def _sum_above(view: View, low: Node) -> Node | None:
+    """The sum of two terms of which one is a difference that a ``min`` is taken from."""
+    for node in view.users(low.output)[:_DEEP]:
+        while node.op in ("sub", "mul"):
+            users = view.users(node.output)
+            if len(users) != 1:
+                break
+            (node,) = users
+        if node.op == "add":
+            return node
+    return None
 
 
 def _clipped(view: View, node: Node) -> Found | str:

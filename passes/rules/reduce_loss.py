@@ -11,8 +11,7 @@ from jaxpress.nnops import registry
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.arithmetic import same_number
-from jaxpress.passes.rules.loss_parts import Above
-from jaxpress.passes.rules.raise_cross_entropy import plain_loss
+from jaxpress.passes.rules.loss_parts import Above, plain_loss
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View
 
@@ -78,7 +77,7 @@ def _chain(view: View, root: Node) -> _Chain | str:
         elif node.op == "convert_element_type":
             if not _is_wider(node.output, inputs[0]) and not _is_wider(inputs[0], node.output):
                 return "it becomes no floating-point number"
-        elif node.op not in _MOVES:
+        elif node.op not in _MOVES and not _adds_axes(node):
             return f"{node.op} is no part of a mean"
         node = None if value is None else view.producer(value)
     if node is None or node.op not in LOSSES:
@@ -86,6 +85,12 @@ def _chain(view: View, root: Node) -> _Chain | str:
     if not sums and signs < 2:
         return "it is no sum"
     return _Chain(over, under, node, tuple(nodes))
+
+
+def _adds_axes(node: Node) -> bool:
+    """Whether a broadcast repeats nothing."""
+    same = len(node.inputs) == 1 and node.inputs[0].aval.size == node.output.aval.size
+    return node.op == "broadcast_in_dim" and same
 
 
 def _times(view: View, inputs: tuple[Value, ...]) -> tuple[float | None, Value | None]:
@@ -177,7 +182,16 @@ REDUCE_LOSS = Rule(
     Above(
         _ReducedPattern(),
         LOSSES,
-        ("reduce_sum", "div", "mul", "neg", "select_n", "convert_element_type", *_MOVES),
+        (
+            "reduce_sum",
+            "div",
+            "mul",
+            "neg",
+            "select_n",
+            "convert_element_type",
+            *_MOVES,
+            "broadcast_in_dim",
+        ),
     ),
     _raise,
     _guard,
