@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from jaxpress import nnops
 from jaxpress.capture import Graph, Node, PassError, Value
 from jaxpress.capture.edit import Editor
+from jaxpress.passes.cleanup import eliminate_dead_code
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.known import LOOPS_AND_BRANCHES
 from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.new_arguments import add_arguments
+from jaxpress.passes.numbers_inside import numbers_inside
 from jaxpress.passes.pattern import State
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.record import Rewrite
@@ -41,7 +43,8 @@ def remove_dropout(where: Where = None) -> Pass:
         predicate of the node; or several of these, of which any will do.
 
     Returns:
-      The pass. A graph without dropout stays what it is.
+      The pass. A graph without dropout stays what it is. Where random numbers are still drawn, by
+      noise or a dropout that was not recognised, the report has a note that says where.
 
     Raises:
       PassError: ``where`` is none of these.
@@ -63,11 +66,31 @@ def remove_dropout(where: Where = None) -> Pass:
         )
     )
 
-    def work(graph: Graph, record: list[Rewrite] | None = None) -> Graph:
-        graph = raised(graph)
-        return rewrite(graph, rules, pass_name="remove_dropout", record=record)
+    def work(
+        graph: Graph, record: list[Rewrite] | None = None, notes: list[str] | None = None
+    ) -> Graph:
+        graph = rewrite(raised(graph), rules, pass_name="remove_dropout", record=record)
+        # A mask that is drawn once for all steps of a loop is ones now, which it multiplies with.
+        graph = numbers_inside(graph)
+        if notes is not None:
+            notes.extend(_still_drawn(graph))
+        return graph
 
     return Pass("remove_dropout", work, "Dropout is taken out.")
+
+
+def _still_drawn(graph: Graph) -> list[str]:
+    """What else draws random numbers: by a dropout that was not recognised, perhaps."""
+    found = []
+    for node in eliminate_dead_code(graph).walk():
+        if node.op in ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"):
+            (out, *_) = node.outputs
+            where = node.source or "no source line"
+            found.append(
+                f"random numbers of shape {tuple(out.shape)} are still drawn ({where}): no dropout "
+                "was recognised in what is made of them"
+            )
+    return list(dict.fromkeys(found))
 
 
 class _ChosenDropout:

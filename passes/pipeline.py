@@ -23,7 +23,8 @@ class Pass:
 
     Args:
       name: what reports and ``Pipeline.without`` call it.
-      work: rules, or a function ``graph -> graph`` (which may take ``record=`` for its rewrites).
+      work: rules, or a function ``graph -> graph``, which may take ``record=`` for its rewrites and
+        ``notes=`` for what a reader of the report should know.
       summary: one line on what it does.
       makes_rules: ``work`` is a function that gives the rules instead, for the op names that occur
         in a graph (``None`` for all of them), for rules that are costly to make.
@@ -56,7 +57,7 @@ class Pass:
         self._rules: RuleSet | None = None
         self._make_rules: Callable[[Any], RuleSet] | None = None
         self._fn: Callable[..., Graph] | None = None
-        self._records = False
+        self._takes: frozenset[str] = frozenset()
         if isinstance(work, Rule):
             self._rules = RuleSet((work,))
         elif isinstance(work, RuleSet):
@@ -65,7 +66,7 @@ class Pass:
             self._make_rules = work
         elif callable(work):
             self._fn = work
-            self._records = "record" in inspect.signature(work).parameters
+            self._takes = frozenset(inspect.signature(work).parameters) & {"record", "notes"}
         else:
             raise PassError(f"pass {name!r} takes rules or a function, not {work!r}")
 
@@ -91,6 +92,7 @@ class Pass:
         graph: Graph,
         record: list[Rewrite] | None = None,
         budget: Budget | None = None,
+        notes: list[str] | None = None,
     ) -> Graph:
         """The new graph.
 
@@ -99,6 +101,7 @@ class Pass:
           record: a list to which rewrites are added.
           budget: how many rewrites there may be. A pass that is a function counts as one, and is
             not run where there is room for none.
+          notes: a list to which what a reader should know is added.
         """
         if not isinstance(graph, Graph):
             raise PassError(
@@ -110,7 +113,8 @@ class Pass:
             return rewrite(graph, rules, pass_name=self.name, record=record, budget=budget)
         if budget is not None and budget.is_spent:
             return graph
-        new = self._fn(graph, record=record) if self._records else self._fn(graph)
+        lists = {"record": record, "notes": notes}
+        new = self._fn(graph, **{name: lists[name] for name in self._takes})
         if budget is not None and new is not graph:
             budget.take()
         return new
@@ -217,16 +221,18 @@ class Pipeline:
         report = Report(graph)
         for p in self.passes:
             record: list[Rewrite] = []
+            notes: list[str] = []
             started = time.perf_counter()
             try:
-                new = p(graph, record, budget)
+                new = p(graph, record, budget, notes)
             except PassError:
                 raise
             except Exception as error:  # of somebody's own pass: whatever it is, it is named
                 raise PassError(f"pass {p.name!r} failed: {error}") from error
             if not isinstance(new, Graph):
                 raise PassError(f"pass {p.name!r} gave {type(new).__name__} instead of a Graph")
-            step = Step(p.name, time.perf_counter() - started, tuple(record), graph, new)
+            seconds = time.perf_counter() - started
+            step = Step(p.name, seconds, tuple(record), graph, new, tuple(notes))
             if check:
                 try:
                     new.validate()

@@ -82,6 +82,7 @@ class Step:
       rewrites: each application of a rule.
       graph_before: the graph that it was given.
       graph: the graph that it gave.
+      notes: what else it has to say, such as what it did not understand.
     """
 
     pass_name: str
@@ -89,6 +90,7 @@ class Step:
     rewrites: tuple[Rewrite, ...]
     graph_before: Graph
     graph: Graph
+    notes: tuple[str, ...] = ()
 
     @property
     def nodes_before(self) -> int:
@@ -163,6 +165,11 @@ class Report:
         return [rewrite for step in self.steps for rewrite in step.rewrites]
 
     @property
+    def notes(self) -> list[str]:
+        """What the passes have to say beside their rewrites, each line with the pass's name."""
+        return [f"{step.pass_name}: {note}" for step in self.steps for note in step.notes]
+
+    @property
     def seconds(self) -> float:
         """How long all passes took."""
         return sum(step.seconds for step in self.steps)
@@ -186,6 +193,7 @@ class Report:
                     "bytes_before": step.bytes_before,
                     "bytes_after": step.bytes_after,
                     "rules": step.matches(),
+                    "notes": list(step.notes),
                 }
                 for step in self.steps
             ],
@@ -199,6 +207,7 @@ class Report:
         ]
         for step in self.steps:
             lines.append(_step_line(step))
+        lines.extend(self.notes)
         return "\n".join(lines)
 
 

@@ -105,7 +105,9 @@ SEQUENCES = {
     "equinox LSTM, one sequence, no bias": (
         partial(equinox, "LSTMCell", mapped=False, use_bias=False), "lstm",
     ),
+    "equinox LSTM, no bias": (partial(equinox, "LSTMCell", use_bias=False), "lstm"),
     "equinox GRU": (partial(equinox, "GRUCell"), "gru"),
+    "equinox GRU, no bias": (partial(equinox, "GRUCell", use_bias=False), "gru"),
     "equinox GRU, one sequence, no bias": (
         partial(equinox, "GRUCell", mapped=False, use_bias=False), "gru",
     ),
@@ -139,8 +141,8 @@ def step_of_linen(cell):
     return model.apply, (params, state, X[:, 0])
 
 
-def step_of_equinox(cell):
-    made = getattr(eqx.nn, cell)(F, H, key=jax.random.key(0))
+def step_of_equinox(cell, **options):
+    made = getattr(eqx.nn, cell)(F, H, key=jax.random.key(0), **options)
     state = (array(B, H), array(B, H, seed=2)) if "LSTM" in cell else array(B, H)
     arrays, rest = eqx.partition(made, eqx.is_array)
     return (lambda a, x, s: jax.vmap(eqx.combine(a, rest))(x, s)), (arrays, X[:, 0], state)
@@ -153,6 +155,12 @@ STEPS = {
     "linen GRU": (partial(step_of_linen, "GRUCell"), {"gru_cell": 1}),
     "equinox LSTM": (partial(step_of_equinox, "LSTMCell"), {"lstm_cell": 1}),
     "equinox GRU": (partial(step_of_equinox, "GRUCell"), {"gru_cell": 1}),
+    "equinox LSTM, no bias": (
+        partial(step_of_equinox, "LSTMCell", use_bias=False), {"lstm_cell": 1},
+    ),
+    "equinox GRU, no bias": (
+        partial(step_of_equinox, "GRUCell", use_bias=False), {"gru_cell": 1},
+    ),
     "haiku LSTM, written out": (
         partial(haiku, lambda: hk.LSTM(H), "static_unroll"), {"lstm_cell": T},
     ),

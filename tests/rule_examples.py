@@ -40,14 +40,8 @@ from jaxpress import nnops
 
 __all__ = ["CASES", "TESTED_ELSEWHERE", "Case"]
 
-# No function can be traced to a conversion to the type that is there: tracing leaves it out. And a
-# mask that has other users is drawn, or taken as an operand, which check_rule knows nothing of.
-TESTED_ELSEWHERE = {
-    "drop_convert": "tests/passes/rules/test_cleanup.py",
-    "raise_dropout": "tests/passes/rules/test_raise_dropout.py",
-    "raise_scaled_dropout": "tests/passes/rules/test_raise_dropout.py",
-    "raise_scaled_mask": "tests/passes/rules/test_raise_dropout.py",
-}
+# No function can be traced to a conversion to the type that is there: tracing leaves it out.
+TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
 
 AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 

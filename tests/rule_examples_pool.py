@@ -22,6 +22,10 @@ def draw(x):
     return jax.random.bernoulli(KEY, 0.7, x.shape)
 
 
+def drawn(x, key):
+    return jax.random.bernoulli(key, 0.7, x.shape)
+
+
 def shared_draw(x, drop):
     """Dropout of two arrays by one mask, which is then an operand."""
     mask = draw(x)
@@ -76,6 +80,24 @@ POOLING: dict[str, Case] = {
         lambda x: nnops.avg_pool(nnops.avg_pool(x, (2, 1)), (1, 2)),
         (IMAGE,),
         lambda x: nnops.avg_pool(nnops.avg_pool(x, (2, 1)), (2, 1)),
+    ),
+    "raise_dropout": Case(
+        lambda x, key: jnp.where(drawn(x, key), x / 0.7, 0),
+        (X, KEY),
+        lambda x, key: jnp.where(drawn(x, key), x / 1.7, 0),
+        tidied=True,
+    ),
+    "raise_scaled_dropout": Case(
+        lambda x, key: x * (drawn(x, key) / 0.7),
+        (X, KEY),
+        lambda x, key: x * (drawn(x, key) / 1.7),
+        tidied=True,
+    ),
+    "raise_scaled_mask": Case(
+        lambda x, key: x / 0.7 * jnp.floor(0.7 + jax.random.uniform(key, (3, 1))),
+        (X, KEY),
+        lambda x, key: x / 0.7 * jnp.floor(0.7 + 2 * jax.random.uniform(key, (3, 1))),
+        tidied=True,
     ),
     "raise_masked_dropout": Case(
         lambda x: shared_draw(x, lambda mask, v: jnp.where(mask, v / 0.7, 0)),

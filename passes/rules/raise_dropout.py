@@ -6,7 +6,7 @@ mask is used twice, as in a gradient, or drawn in another way) the op takes the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,125 +17,126 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.random_masks import RANDOM_OPS, Draw, draw_of, is_random
+from jaxpress.passes.rules.dropout_gates import Gate, gate_of, scaled_by
+from jaxpress.passes.rules.random_masks import RANDOM_OPS, Draw
 from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["DROPOUT_RULES", "dropout_rules"]
 
 
 class _Dropout(NamedTuple):
-    """``x / share`` where ``mask``, 0 elsewhere: what a pattern found."""
+    """``x / share`` where ``gate``, 0 elsewhere: what a pattern found.
 
-    x: Value
-    mask: Value
+    ``x`` is None for ones; ``turned`` is how its axes stand in the result.
+    """
+
+    x: Value | None
+    gate: Gate
     share: Any
     form: str
     exact: bool
     nodes: tuple[Node, ...]
+    turned: tuple[int, ...] | None = None
+
+
+def _found(view: View, node: Node) -> Iterator[_Dropout]:
+    """The ways to read a node as a dropout."""
+    for find in (_selected, _multiplied, _drawn):
+        found = find(view, node)
+        if found is not None and found.gate.share is None:
+            yield found
 
 
 def _selected(view: View, node: Node) -> _Dropout | None:
-    """``where(mask, x / share, 0)``, or divided after it."""
-    nodes: list[Node] = []
+    """``where(mask, x / share, 0)``, or divided after it; or ``where(mask, 1 / share, 0)``."""
+    outer: tuple[Node, ...] = ()
     share: Any = None
     exact = True
     if node.op in ("div", "mul"):
-        found = _scaled(view, node)
+        found = scaled_by(view, node)
         inner = None if found is None else view.producer(found[0])
         if found is None or inner is None:
             return None
         share, exact = found[1:]
-        node = inner
-        nodes.append(node)
+        node, outer = inner, (inner,)
     if node.op != "select_n" or len(node.inputs) != 3:
         return None
-    mask, zero, x = view.inputs(node)
-    if scalar_value(view, zero) != 0 or mask.dtype != np.dtype(bool):
+    mask, off, on = view.inputs(node)
+    gate = None if mask.dtype != np.dtype(bool) else gate_of(view, mask)
+    if gate is None:
         return None
-    if share is None:
-        div = view.producer(x)
-        found = None if div is None else _scaled(view, div)
-        if div is None or found is None:
-            return None
-        x, share, exact = found
-        # One quotient may serve two draws: it then stays for the other.
-        if view.use_count(div.output) == 1:
-            nodes.append(div)
-    return _Dropout(x, mask, share, "select", exact, tuple(nodes))
+    if scalar_value(view, off) != 0:
+        off, on, gate = on, off, gate._replace(negated=not gate.negated)
+    if scalar_value(view, off) != 0:
+        return None
+    x, nodes = on, (*outer, *gate.nodes)
+    if share is not None:
+        return _Dropout(x, gate, share, "select", exact, nodes)
+    number = scalar_value(view, x)
+    if number is not None and number > 0:
+        share = np.asarray(1 / np.float64(number), x.dtype)[()]
+        return _Dropout(None, gate, share, "select", False, nodes) if gate.keeps(share) else None
+    return _divided_before(view, _Dropout(x, gate, None, "select", exact, nodes))
+
+
+def _divided_before(view: View, found: _Dropout) -> _Dropout | None:
+    """With ``x / share`` taken apart, where that is what is dropped; transposed, under vmap."""
+    assert found.x is not None
+    maker, nodes, turned = view.producer(found.x), found.nodes, None
+    if maker is not None and maker.op == "transpose":
+        nodes += (maker,) if view.use_count(maker.output) == 1 else ()
+        turned = tuple(int(p) for p in maker.params["permutation"])
+        maker = view.producer(view.inputs(maker)[0])
+    scaled = None if maker is None else scaled_by(view, maker)
+    if maker is None or scaled is None:
+        return None
+    x, share, true = scaled
+    # One quotient may serve two draws: it then stays for the other.
+    nodes += (maker,) if view.use_count(maker.output) == 1 else ()
+    return found._replace(x=x, share=share, exact=found.exact and true, nodes=nodes, turned=turned)
 
 
 def _multiplied(view: View, node: Node) -> _Dropout | None:
     """``mask * x / share``, in any order."""
-    nodes: list[Node] = []
+    outer: tuple[Node, ...] = ()
     share: Any = None
     exact = True
-    found = _scaled(view, node)
+    found = scaled_by(view, node)
     if found is not None:
         inner = view.producer(found[0])
         if inner is None or inner.op != "mul":
             return None
         share, exact = found[1:]
-        node = inner
-        nodes.append(node)
+        node, outer = inner, (inner,)
     if node.op != "mul":
         return None
-    for gate, x in (view.inputs(node), view.inputs(node)[::-1]):
-        factor = _mask_factor(view, gate)
-        if factor is None or x.shape != node.output.shape:
+    for factor, x in (view.inputs(node), view.inputs(node)[::-1]):
+        gate = gate_of(view, factor)
+        if gate is None or x.shape != node.output.shape:
             continue
-        mask, own, more = factor
-        if own is None and share is None:
-            div = view.producer(x)
-            scaled = None if div is None else _scaled(view, div)
-            if div is None or scaled is None:
-                continue
-            x, own, more = scaled[0], scaled[1], (*more, div)
-            exact = False  # a quotient that overflows times 0 is no number
-        if (own is None) == (share is None):
+        nodes, own = (*outer, *gate.nodes), gate.share
+        gate = gate._replace(share=None)
+        if own is not None and share is None:
+            return _Dropout(x, gate, own, "multiply", False, nodes)
+        if own is not None:
             continue
-        exact = exact and own is None
-        return _Dropout(x, mask, share if own is None else own, "multiply", exact, (*nodes, *more))
+        if share is not None:
+            return _Dropout(x, gate, share, "multiply", exact, nodes)
+        # A quotient that overflows times 0 is no number.
+        before = _divided_before(view, _Dropout(x, gate, None, "multiply", False, nodes))
+        if before is not None:
+            return before
     return None
 
 
-def _scaled(view: View, node: Node) -> tuple[Value, Any, bool] | None:
-    """What is divided by a number, the number, and whether it is a true quotient."""
-    if node.op not in ("div", "mul"):
+def _drawn(view: View, node: Node) -> _Dropout | None:
+    """``mask / share`` alone: what several arrays, or the steps of a loop, are multiplied with."""
+    gate = gate_of(view, node.output) if scaled_by(view, node) is not None else None
+    if gate is None or gate.share is None or not gate.keeps(gate.share):
         return None
-    a, b = view.inputs(node)
-    number = scalar_value(view, b)
-    if node.op == "div":
-        return None if number is None else (a, number, True)
-    if number is None:
-        a, b, number = b, a, scalar_value(view, a)
-    if number is None or number == 0 or not jnp.issubdtype(node.output.dtype, jnp.floating):
-        return None
-    return a, np.asarray(1 / np.float64(number), number.dtype)[()], False
-
-
-def _mask_factor(view: View, value: Value) -> tuple[Value, Any, tuple[Node, ...]] | None:
-    """The mask behind a factor of zeros and ones, and what it is divided by, if it is."""
-    node = view.producer(value)
-    share, nodes = None, []
-    if node is not None and _only_strengthens(node):
-        nodes.append(node)
-        node = view.producer(view.inputs(node)[0])
-    scaled = None if node is None else _scaled(view, node)
-    if node is not None and scaled is not None:
-        share = scaled[1]
-        nodes.append(node)
-        node = view.producer(scaled[0])
-    if node is None or node.op != "convert_element_type":
-        return None
-    mask = view.inputs(node)[0]
-    if mask.dtype != np.dtype(bool):
-        return None
-    return mask, share, (*nodes, node)
-
-
-def _only_strengthens(node: Node) -> bool:
-    """Whether a conversion changes no more than that a type is weak."""
-    return node.op == "convert_element_type" and node.inputs[0].dtype == node.output.dtype
+    return _Dropout(
+        None, gate._replace(share=None), gate.share, "multiply", gate.exact, gate.nodes[1:]
+    )
 
 
 class _DropoutPattern:
@@ -153,43 +154,52 @@ class _DropoutPattern:
         self.size = 14 if keyed else 3
 
     def find(self, state: State, node: Node) -> Match | None:
-        view = state.view
         if not jnp.issubdtype(node.output.dtype, jnp.floating):
             state.fail("it is of no floating-point array", node)
             return None
-        found = _selected(view, node) or _multiplied(view, node)
-        if found is None or found.exact != self.exact:
-            state.fail("it is no masked array over a number", node)
-            return None
-        x = found.x
-        if x.shape != node.output.shape or x.dtype != node.output.dtype or view.is_known(x):
-            state.fail("it changes the shape or dtype, or is of weights", node)
+        for found in _found(state.view, node):
+            if found.exact == self.exact:
+                return self._of(state, node, found)
+        state.fail("it is no masked array over a number", node)
+        return None
+
+    def _of(self, state: State, node: Node, found: _Dropout) -> Match | None:
+        view, x, gate = state.view, found.x, found.gate
+        shape = tuple(node.output.shape)
+        if x is not None and found.turned is not None:
+            fits = tuple(x.shape[i] for i in found.turned) == shape
+        else:
+            fits = x is None or tuple(x.shape) == shape
+        if not fits or (x is not None and x.dtype != node.output.dtype):
+            state.fail("it changes the shape or dtype", node)
             return None
         if not 0 < float(found.share) < 1:
             state.fail(f"it is divided by {found.share}, which is no share", node)
             return None
+        if gate.negated and not gate.keeps(found.share):
+            state.fail("what is true in its mask is dropped, with another share", node)
+            return None
+        values: dict[str, Value] = {} if x is None else {"x": x}
+        info: dict[str, Any] = {"form": found.form, "turned": found.turned}
+        if x is None:
+            info["ones"] = shape, np.dtype(node.output.dtype).name
         if not self.keyed:
-            return _masked(state, node, found)
-        draw = draw_of(view, found.mask)
-        rate = None if draw is None else _rate(draw.keep, found.share)
-        axes = None if draw is None else _axes(draw, found.mask, x)
+            rate = _rate(found.share, found.share)
+            if rate is None:
+                return None
+            info.update(rate=rate, axes=gate.axes, negated=gate.negated)
+            # Others may need the mask, and the quotients: those stay for them.
+            return Match(view, node, {**values, "keep": gate.mask}, info=info)
+        draw = gate.draw
+        plain = draw is not None and not gate.negated and gate.mask.dtype == np.dtype(bool)
+        rate = _rate(draw.keep, found.share) if draw is not None and plain else None
+        axes = None if draw is None else _axes(draw, gate.axes, shape)
         if draw is None or rate is None or axes is None:
             state.fail("its mask is not drawn by bernoulli with that share", node)
             return None
-        info = {"rate": rate, "form": found.form, "draw": draw.keep.dtype.name, **axes}
-        values = {"x": x, "key": draw.key}
-        return Match(view, node, values, matched=(*found.nodes, *draw.nodes), info=info)
-
-
-def _masked(state: State, node: Node, found: _Dropout) -> Match | None:
-    view = state.view
-    rate = _rate(found.share, found.share)
-    if rate is None or found.mask.ndim != found.x.ndim or not is_random(view, found.mask):
-        state.fail("its mask is not random", node)
-        return None
-    info = {"rate": rate, "form": found.form}
-    values = {"x": found.x, "keep": found.mask}
-    return Match(view, node, values, matched=found.nodes, info=info)
+        info.update(rate=rate, draw=draw.keep.dtype.name, **axes)
+        matched = (*found.nodes, *draw.nodes)
+        return Match(view, node, {**values, "key": draw.key}, matched=matched, info=info)
 
 
 def _rate(keep: Any, share: Any) -> float | None:
@@ -202,32 +212,43 @@ def _rate(keep: Any, share: Any) -> float | None:
     return None
 
 
-def _axes(draw: Draw, mask: Value, x: Value) -> dict[str, Any] | None:
-    """How the draw's axes stand to those of ``x``.
+def _axes(
+    draw: Draw, axes: tuple[int | None, ...], shape: tuple[Any, ...]
+) -> dict[str, Any] | None:
+    """How the draw's axes stand to those of the result.
 
-    ``over``: axes of x that a vmap ran over, and whether it ran over keys too; ``broadcast_dims``:
+    ``over``: axes of it that a vmap ran over, and whether it ran over keys too; ``broadcast_dims``:
     of the others, those along which one draw serves.
     """
-    if mask.ndim != x.ndim:
+    places = [axis for axis in axes if axis is not None]
+    if len(places) != len(draw.shape):
         return None
     keys = draw.key.ndim
-    over = [(axis, True) for axis in draw.axes[:keys]]
-    own = draw.axes[keys:]
-    over += [(axis, False) for axis in range(x.ndim) if axis not in draw.axes]
-    if any(x.shape[axis] != n for axis, n in zip(draw.axes[:keys], draw.shape, strict=False)):
+    own = places[keys:]
+    over = [(axis, True) for axis in places[:keys]]
+    over += [(axis, False) for axis in range(len(shape)) if axis not in places]
+    if own != sorted(own):
+        return None
+    if any(shape[axis] != n for axis, n in zip(places[:keys], draw.shape, strict=False)):
         return None
     shared = []
     for axis, n in zip(own, draw.shape[keys:], strict=True):
-        if n != x.shape[axis]:
+        if n != shape[axis]:
             if n != 1:
                 return None
             shared.append(axis)
-    inner = [axis for axis in range(x.ndim) if axis in own]
-    dims = tuple(inner.index(axis) - len(inner) for axis in shared)
+    dims = tuple(own.index(axis) - len(own) for axis in shared)
     return {"over": tuple(over), "broadcast_dims": dims}
 
 
-def _raise_keyed(x: Any, key: Any, *, match: Match) -> Any:
+def _operand(x: Any, info: dict[str, Any]) -> Any:
+    if "ones" in info:
+        shape, dtype = info["ones"]
+        return jnp.ones(shape, dtype)
+    return x if info["turned"] is None else jnp.transpose(x, info["turned"])
+
+
+def _raise_keyed(*, match: Match, key: Any, x: Any = None) -> Any:
     info = match.info
     params = {k: info[k] for k in ("rate", "form", "draw", "broadcast_dims")}
 
@@ -240,11 +261,21 @@ def _raise_keyed(x: Any, key: Any, *, match: Match) -> Any:
         fn = jax.vmap(fn, in_axes=(0, 0 if keyed else None))
     places = [axis for axis, _ in over]
     front = list(range(len(places)))
-    return jnp.moveaxis(fn(jnp.moveaxis(x, places, front), key), front, places)
+    return jnp.moveaxis(fn(jnp.moveaxis(_operand(x, info), places, front), key), front, places)
 
 
-def _raise_masked(x: Any, keep: Any, *, match: Match) -> Any:
+def _raise_masked(*, match: Match, keep: Any, x: Any = None) -> Any:
     info = match.info
+    x = _operand(x, info)
+    keep = keep if keep.dtype == bool else keep != 0
+    keep = ~keep if info["negated"] else keep
+    axes = info["axes"]
+    if axes != tuple(range(x.ndim)):
+        keep = jnp.squeeze(keep, [i for i, axis in enumerate(axes) if axis is None])
+        places = [axis for axis in axes if axis is not None]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        keep = jnp.transpose(keep, order)
+        keep = jnp.expand_dims(keep, [i for i in range(x.ndim) if i not in places])
     return nnops.registry()["dropout"].rebind(
         {"x": x, "keep": keep}, rate=info["rate"], form=info["form"]
     )

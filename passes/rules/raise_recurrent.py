@@ -17,9 +17,10 @@ from jaxpress.capture import Graph, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.raise_recurrent_cell import RECURRENT_CELL_RULES
-from jaxpress.passes.rules.recurrent_cells import Cell, Unfit
+from jaxpress.passes.rules.recurrent_cells import Cell
 from jaxpress.passes.rules.recurrent_input import with_projection
 from jaxpress.passes.rules.recurrent_operands import data_of, weights_of
+from jaxpress.passes.rules.recurrent_polynomial import Unfit
 from jaxpress.passes.rules.recurrent_scan import (
     Recurrent,
     find_recurrent,

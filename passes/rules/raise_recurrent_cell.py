@@ -16,9 +16,10 @@ from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.recurrent_cells import Cell, Unfit, activation_of, find_lstm, through
+from jaxpress.passes.rules.recurrent_cells import Cell, activation_of, find_lstm
 from jaxpress.passes.rules.recurrent_gru import find_gru
 from jaxpress.passes.rules.recurrent_operands import data_of, operands_for, weights_of
+from jaxpress.passes.rules.recurrent_polynomial import Unfit, through
 from jaxpress.passes.rules.recurrent_terms import Reader, Ref, is_stored
 from jaxpress.passes.view import View, scalar_value
 
@@ -139,10 +140,19 @@ class _LstmCell:
             total = view.producer(inner)
             if total is None or total.op not in _SUMS:
                 continue
-            parts = (view.producer(through(view, p)) for p in view.inputs(total))
+            parts = (_maker(view, p) for p in view.inputs(total))
             if all(p is not None and p.op == "mul" for p in parts):
                 return inner
         return None
+
+
+def _maker(view: View, value: Value) -> Node | None:
+    """What computes a value, behind conversions and transposes."""
+    while True:
+        node = view.producer(through(view, value))
+        if node is None or node.op != "transpose":
+            return node
+        value = view.inputs(node)[0]
 
 
 class _GruCell:

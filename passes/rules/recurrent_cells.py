@@ -1,12 +1,11 @@
 """LSTM and simple recurrent cells, recognised by what they compute; see recurrent_gru for GRUs.
 
-The new state is expanded as a polynomial in the old state and the values of activations: however
-``(1 - z) * n + z * h`` was written, it has the same terms.
+The new state is expanded as a polynomial in the old state and the values of activations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
-from jaxpress.passes.rules.polynomial import Polynomial
+from jaxpress.passes.rules.recurrent_polynomial import Unfit, polynomial, ref_of, through
 from jaxpress.passes.rules.recurrent_terms import (
     Bias,
     Gated,
@@ -25,26 +24,18 @@ from jaxpress.passes.rules.recurrent_terms import (
     Term,
     step_back,
 )
-from jaxpress.passes.view import View, scalar_value
+from jaxpress.passes.view import View
 
 __all__ = [
     "Cell",
     "Finder",
     "Gate",
-    "Unfit",
     "activation_of",
     "find_lstm",
     "find_rnn",
-    "polynomial",
-    "through",
 ]
 
-_MAX_NODES = 32
 _GATES = frozenset({"logistic", "tanh"})
-
-
-class Unfit(Exception):
-    """It is no such cell; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -91,80 +82,6 @@ class Cell:
     inside: tuple[Value, ...]
 
 
-def through(view: View, value: Value) -> Value:
-    """What is behind conversions and copies."""
-    while True:
-        node = view.producer(value)
-        if node is None or node.op not in ("convert_element_type", "copy"):
-            return value
-        value = view.inputs(node)[0]
-
-
-class _Expression:
-    """Expands sums and products; remembers what it passed through."""
-
-    def __init__(self, view: View, stops: Collection[Value], root: Value | None):
-        self.view = view
-        self.stops = stops
-        self.root = root
-        self.nodes = 0
-        self.passed: list[Value] = []
-
-    def expand(self, value: Value) -> Polynomial:
-        number = scalar_value(self.view, value)
-        # A factor that is zero is a state that starts as zeros.
-        if number is not None and number != 0:
-            return Polynomial.constant(float(number))
-        if value in self.stops:
-            return Polynomial.atom(value)
-        node = self.view.producer(value)
-        self.nodes += 1
-        if node is None or self.nodes > _MAX_NODES:
-            return Polynomial.atom(value)
-        if self.root is not None and value is not self.root and node.op in ("add", "add_any"):
-            return Polynomial.atom(value)
-        self.passed.append(value)
-        inputs = self.view.inputs(node)
-        match node.op:
-            case "convert_element_type" | "copy":
-                return self.expand(inputs[0])
-            case "neg":
-                return -self.expand(inputs[0])
-            case "add" | "add_any" | "sub" | "mul":
-                if any(v.shape != value.shape and v.ndim for v in inputs):
-                    return Polynomial.atom(value)
-                a, b = (self.expand(v) for v in inputs)
-                if node.op == "mul":
-                    return a * b
-                return a - b if node.op == "sub" else a + b
-            case _:
-                return Polynomial.atom(value)
-
-
-def polynomial(
-    view: View, value: Value, stops: Collection[Value], alone: bool = False
-) -> tuple[dict[frozenset[Value], float], list[Value]]:
-    """``value`` as ``{set of factors: coefficient}``, and the values on the way.
-
-    Args:
-        view: the graph.
-        value: what to read.
-        stops: what is not looked into.
-        alone: the old state is not known; of a cell before this one it would be a sum, and a sum
-            inside is not looked into.
-
-    Raises:
-        Unfit: a factor occurs twice in a product, or the expression is too large.
-    """
-    expression = _Expression(view, stops, value if alone else None)
-    terms = expression.expand(value).terms
-    if expression.nodes > _MAX_NODES or len(terms) > 8:
-        raise Unfit("the state is computed by too large an expression")
-    if any(power != 1 for m in terms for _, power in m):
-        raise Unfit("the state is multiplied with itself")
-    return {frozenset(a for a, _ in m): c for m, c in terms.items()}, expression.passed
-
-
 def activation_of(view: View, ref: Ref) -> tuple[Any, Ref, Node] | None:
     """The activation behind ``ref`` and the columns that it is of, and its node."""
     while True:
@@ -191,8 +108,15 @@ def activation_of(view: View, ref: Ref) -> tuple[Any, Ref, Node] | None:
 class Finder:
     """What recognising each kind of cell shares."""
 
-    def __init__(self, reader: Reader, h: Value | None, states: Collection[Value]):
+    def __init__(
+        self,
+        reader: Reader,
+        h: Value | None,
+        states: Collection[Value],
+        refs: Mapping[Value, Ref] | None = None,
+    ):
         self.reader = reader
+        self.refs = refs or {}
         self.view = reader.view
         self.h = h
         self.states = set(states)
@@ -200,11 +124,11 @@ class Finder:
         self.precisions: set[Any] = set()
         self.inside: list[Value] = []
 
-    def activation(self, value: Value) -> tuple[Any, Ref]:
+    def activation(self, value: Value, ref: Ref | None = None) -> tuple[Any, Ref]:
         """The activation that ``value`` is columns of, and what it is of."""
         if not value.ndim:
             raise Unfit("a scalar is no gate")
-        found = activation_of(self.view, Ref.whole(value))
+        found = activation_of(self.view, ref or ref_of(self.refs, value))
         if found is None:
             raise Unfit(f"{value!r} is no activation")
         activation, ref, node = found
@@ -308,21 +232,23 @@ def find_lstm(reader: Reader, new_h: Value, new_c: Value, h: Value | None, c: Va
     """
     view = reader.view
     target = through(view, new_c)
-    terms, passed = polynomial(view, new_c, set() if c is None else {c}, alone=c is None)
+    terms, passed, refs = polynomial(view, new_c, set() if c is None else {c}, alone=c is None)
     if len(terms) != 2 or any(len(m) != 2 or k != 1 for m, k in terms.items()):
         raise Unfit("the cell state is not f * c + i * g")
-    out, more = polynomial(view, new_h, set())
+    out, more, others = polynomial(view, new_h, set())
     if len(out) != 1 or any(len(m) != 2 or k != 1 for m, k in out.items()):
         raise Unfit("the output is not o * activation(c)")
     (factors,) = out
-    finder = Finder(reader, h, {v for v in (h, c) if v is not None})
-    last = [v for v in factors if _is_of(view, v, target)]
+    finder = Finder(reader, h, {v for v in (h, c) if v is not None}, {**others, **refs})
+    last = [v for v in factors if _is_of(finder, v, target)]
     if len(last) != 1:
         raise Unfit("the output is not o * activation(c)")
     (o,) = factors - {last[0]}
     activation, _ = finder.activation(last[0])
     forget = _forgetting(finder, terms, c)
     c, f = forget
+    if not ref_of(refs, c).in_order:
+        raise Unfit("the state's axes are in another order")
     (other,) = [m for m in terms if m != frozenset(forget)]
     found = {name: finder.activation(v) for name, v in (("f", f), ("o", o))}
     gate_activation = found["f"][0]
@@ -358,21 +284,21 @@ def _forgetting(finder: Finder, terms: Any, c: Value | None) -> tuple[Value, Val
             (b,) = m - {a}
             if a is c:
                 return a, b
-            if c is None and a.ndim and activation_of(finder.view, Ref.whole(a)) is None:
+            if c is None and a.ndim and activation_of(finder.view, ref_of(finder.refs, a)) is None:
                 # Of a lone cell: the one factor that is no gate.
                 return a, b
     raise Unfit("no term is a gate times the old cell state")
 
 
-def _is_of(view: View, value: Value, target: Value) -> bool:
+def _is_of(finder: Finder, value: Value, target: Value) -> bool:
     """Whether ``value`` is an activation of ``target``, whole."""
     if not value.ndim:
         return False
-    found = activation_of(view, Ref.whole(value))
+    found = activation_of(finder.view, ref_of(finder.refs, value))
     if found is None or not found[1].in_order:
         return False
     ref = found[1]
-    return through(view, ref.value) is target and (ref.lo, ref.hi) == (0, target.shape[-1])
+    return through(finder.view, ref.value) is target and (ref.lo, ref.hi) == (0, target.shape[-1])
 
 
 def _state_among(finder: Finder, sums: list[Any], c: Value) -> Value:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxpress.capture import Value
-from jaxpress.passes.rules.recurrent_cells import (
-    Cell,
-    Finder,
-    Gate,
-    Unfit,
-    activation_of,
-    polynomial,
-    through,
-)
+from jaxpress.passes.rules.recurrent_cells import Cell, Finder, Gate, activation_of
+from jaxpress.passes.rules.recurrent_polynomial import Unfit, polynomial, ref_of, through
 from jaxpress.passes.rules.recurrent_terms import Bias, Gated, Opaque, Product, Reader, Ref, Term
 from jaxpress.passes.view import View
 
@@ -32,9 +26,11 @@ def find_gru(reader: Reader, new: Value, h: Value | None) -> Cell:
         Unfit: it is not.
     """
     view = reader.view
-    terms, passed = polynomial(view, new, set() if h is None else {h}, alone=h is None)
-    n, z, h, sign = _mixed(view, terms, h)
-    finder = Finder(reader, h, {h})
+    terms, passed, refs = polynomial(view, new, set() if h is None else {h}, alone=h is None)
+    n, z, h, sign = _mixed(view, terms, h, refs)
+    if not ref_of(refs, h).in_order:
+        raise Unfit("the state's axes are in another order")
+    finder = Finder(reader, h, {h}, refs)
     activation, n_ref = finder.activation(n)
     gate_activation, z_ref = finder.activation(z)
     if sign < 0 and gate_activation.name != "sigmoid":
@@ -43,10 +39,10 @@ def find_gru(reader: Reader, new: Value, h: Value | None) -> Cell:
     if n_terms is None:
         raise Unfit("a gate is too large a sum")
     reset_after, r, n_gate = _candidate(finder, n_terms)
-    if r is z:
+    if r.value is z:
         # A minimal gated unit: as a GRU it would compute the one gate twice.
         raise Unfit("one gate both resets and updates")
-    r_activation, r_ref = finder.activation(r)
+    r_activation, r_ref = finder.activation(r.value, r)
     if r_activation != gate_activation:
         raise Unfit("its gates have different activations")
     gates = (
@@ -69,7 +65,9 @@ def find_gru(reader: Reader, new: Value, h: Value | None) -> Cell:
     )
 
 
-def _mixed(view: View, terms: Any, h: Value | None) -> tuple[Value, Value, Value, int]:
+def _mixed(
+    view: View, terms: Any, h: Value | None, refs: Mapping[Value, Ref]
+) -> tuple[Value, Value, Value, int]:
     """The parts of ``a - z * a + z * b``: n, z, h, and the sign of z."""
     single = [m for m, k in terms.items() if len(m) == 1 and k == 1]
     minus = [m for m, k in terms.items() if len(m) == 2 and k == -1]
@@ -87,7 +85,7 @@ def _mixed(view: View, terms: Any, h: Value | None) -> tuple[Value, Value, Value
         if (a is h) == (b is h):
             raise Unfit("the state is not (1 - z) * n + z * h")
     else:
-        gates = [v.ndim > 0 and activation_of(view, Ref.whole(v)) is not None for v in (a, b)]
+        gates = [v.ndim > 0 and activation_of(view, ref_of(refs, v)) is not None for v in (a, b)]
         # The old state may itself be a gate's value, but n must be.
         if gates[0] and not gates[1]:
             h = b
@@ -99,7 +97,7 @@ def _mixed(view: View, terms: Any, h: Value | None) -> tuple[Value, Value, Value
     return (b, z, h, -1) if a is h else (a, z, h, 1)
 
 
-def _candidate(finder: Finder, terms: list[Term]) -> tuple[bool, Value, Gate]:
+def _candidate(finder: Finder, terms: list[Term]) -> tuple[bool, Ref, Gate]:
     """How the reset gate enters n: whether after the product, its value, and the gate."""
     reader, view = finder.reader, finder.view
     gated = [t for t in terms if isinstance(t, Gated) and finder.h is not None]
@@ -117,11 +115,11 @@ def _candidate(finder: Finder, terms: list[Term]) -> tuple[bool, Value, Gate]:
                 raise Unfit("the candidate has the state outside of the reset gate too")
             biases = tuple(t for t in inner.rest if isinstance(t, Bias))
             gate = Gate(inner.hidden, outer.inputs, outer.rest, biases)
-            return True, _value_of(r), gate
+            return True, _whole(r), gate
     return _candidate_before(finder, terms)
 
 
-def _candidate_before(finder: Finder, terms: list[Term]) -> tuple[bool, Value, Gate]:
+def _candidate_before(finder: Finder, terms: list[Term]) -> tuple[bool, Ref, Gate]:
     """``n = tanh(x @ w + (r * h) @ u + b)``."""
     view, h = finder.view, finder.h
     assert h is not None
@@ -144,11 +142,11 @@ def _candidate_before(finder: Finder, terms: list[Term]) -> tuple[bool, Value, G
             finder.types |= whole.types
             finder.precisions |= whole.precisions
             finder.inside += [reset]
-            return False, r, gate
+            return False, Ref.whole(r), gate
     raise Unfit("no reset gate enters the candidate")
 
 
-def _value_of(ref: Ref) -> Value:
-    if (ref.lo, ref.hi) != (0, ref.value.shape[ref.features]) or not ref.in_order:
+def _whole(ref: Ref) -> Ref:
+    if (ref.lo, ref.hi) != (0, ref.value.shape[ref.features]):
         raise Unfit("the reset gate is a part of an array")
-    return ref.value
+    return ref

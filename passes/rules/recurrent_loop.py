@@ -17,7 +17,7 @@ from jaxpress.passes.cleanup import eliminate_common_subexpressions, eliminate_d
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.raise_activation import activation_rules
-from jaxpress.passes.rules.recurrent_cells import Unfit
+from jaxpress.passes.rules.recurrent_polynomial import Unfit
 from jaxpress.passes.rules.recurrent_terms import Reader
 from jaxpress.passes.view import scalar_value
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
-from jaxpress.passes.rules.recurrent_cells import Cell, Gate, Unfit
+from jaxpress.passes.rules.recurrent_cells import Cell, Gate
+from jaxpress.passes.rules.recurrent_polynomial import Unfit
 from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product, Reader, Ref
 
 __all__ = ["find_named"]

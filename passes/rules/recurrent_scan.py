@@ -12,11 +12,12 @@ from jax import lax
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
-from jaxpress.passes.rules.recurrent_cells import Cell, Unfit, find_lstm, find_rnn, through
+from jaxpress.passes.rules.recurrent_cells import Cell, find_lstm, find_rnn
 from jaxpress.passes.rules.recurrent_gru import find_gru
 from jaxpress.passes.rules.recurrent_loop import Loop, replay
 from jaxpress.passes.rules.recurrent_named import find_named
 from jaxpress.passes.rules.recurrent_operands import data_of, operands_for, weights_of
+from jaxpress.passes.rules.recurrent_polynomial import Unfit, through
 from jaxpress.passes.rules.recurrent_rest import run_rest, state_groups, states_beside
 from jaxpress.passes.rules.recurrent_terms import Ref
 from jaxpress.passes.view import scalar_value

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zoo_keras import import_keras
 
 import jaxpress as jp
 from helpers import array
@@ -140,6 +141,38 @@ def test_dropout_that_is_written_out_is_taken_out() -> None:
     one = jax.vmap(lambda x, k: nnops.dropout(x, k, rate=0.5), in_axes=(None, 0))
     keys = jax.random.split(KEY, 2)
     close(remove_dropout()(trace(one)(X, keys))(X, keys), jnp.stack([X, X]))
+
+
+@pytest.mark.parametrize(("layer", "op"), [("LSTM", "lstm"), ("GRU", "gru")])
+def test_recurrent_dropout_of_keras_is_taken_out(layer, op) -> None:
+    kind = getattr(import_keras().layers, layer)
+    made = kind(4, dropout=0.2, recurrent_dropout=0.3)
+    made.build((2, 3, 4))
+    weights, seeds = (
+        [v.value for v in some] for some in (made.trainable_variables, made.non_trainable_variables)
+    )
+    x = array(2, 3, 4)
+
+    def model(x, seeds, training=True):
+        return made.stateless_call(weights, seeds, x, training=training)[0]
+
+    fast = jp.optimize(model, [remove_dropout(), "default"])
+    ops = fast.graph(x, seeds).count()
+    assert ops[op] == 1 and not ops["scan"] and not ops["random_bits"]
+    close(fast(x, seeds), model(x, seeds, training=False))
+
+
+def test_what_still_draws_is_noted() -> None:
+    def model(x, key):
+        noise, drop = jax.random.split(key)
+        x = nnops.dropout(x, drop, rate=0.5)
+        return x * (1 + jax.random.normal(noise, x.shape))
+
+    (note,) = jp.optimize(model, [remove_dropout(), "default"]).report(X, KEY).notes
+    assert note.startswith("remove_dropout: random numbers of shape (3, 4) are still drawn")
+    assert "test_dropout.py" in note
+    quiet = jp.optimize(lambda x, key: nnops.dropout(x, key, rate=0.5), [remove_dropout()])
+    assert not quiet.report(X, KEY).notes
 
 
 def test_some_dropout_stays() -> None:

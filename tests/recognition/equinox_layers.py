@@ -116,6 +116,19 @@ def recurrent(cell: str):
     return build
 
 
+def dropout(axis: int):
+    """As a model is trained: an example at a time, each with a key of its own."""
+
+    def build():
+        import equinox as eqx
+        import jax
+
+        layer, keys = eqx.nn.Dropout(0.3), jax.random.split(jax.random.key(1), SEQUENCE[axis])
+        return jax.vmap(lambda x, key: layer(x, key=key), (axis, 0), axis), (data(*SEQUENCE), keys)
+
+    return build
+
+
 def block():
     """A pre-norm transformer block."""
     import equinox as eqx
@@ -182,6 +195,8 @@ CASES: dict[str, Case] = {
     ),
     "lstm": Case(recurrent("LSTMCell"), {"lstm": 1}, moves=True),
     "gru": Case(recurrent("GRUCell"), {"gru": 1}, moves=True),
+    "dropout": Case(dropout(0), {"dropout": 1}),
+    "dropout, over a later axis": Case(dropout(1), {"dropout": 1}, moves=True),
     "transformer block": Case(
         block, {"layer_norm": 2, "dense": 4, "dot_product_attention": 1}, moves=True
     ),

@@ -46,6 +46,19 @@ def of(forward: Callable[..., Any], *xs: Any):
     return build
 
 
+def dropout(*broadcast_dims: int):
+    """As a model is trained, with its key as an argument."""
+
+    def build():
+        import haiku as hk
+        import jax
+
+        fn = lambda x, key: hk.dropout(key, 0.3, x, broadcast_dims)  # noqa: E731
+        return fn, (data(*SEQUENCE), jax.random.key(1))
+
+    return build
+
+
 def batch_norm(with_conv: bool):
     def build():
         import haiku as hk
@@ -114,6 +127,8 @@ def block(hk, x):
 
 
 CASES: dict[str, Case] = {
+    "dropout": Case(dropout(), {"dropout": 1}),
+    "dropout, broadcast": Case(dropout(1), {"dropout": 1}),
     "dense": Case(of(lambda hk, x: hk.Linear(6)(x), (2, 8)), {"dense": 1}),
     "dense, no bias": Case(
         of(lambda hk, x: hk.Linear(6, with_bias=False)(x), (2, 8)), {"dense": 1}

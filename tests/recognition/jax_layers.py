@@ -97,6 +97,15 @@ def conv_channels_first(x, w, b):
     return jax.nn.relu(jax.lax.conv(x, w, (2, 2), "VALID") + b[:, None, None])
 
 
+def drop_path(x):
+    """A branch of a residual network, which is left out for some of the examples."""
+    import jax
+    import jax.numpy as jnp
+
+    kept = jnp.floor(0.7 + jax.random.uniform(jax.random.key(1), (x.shape[0], 1, 1)))
+    return x / 0.7 * kept
+
+
 def softmax(x):
     import jax.numpy as jnp
 
@@ -223,7 +232,12 @@ def taken():
 
 PROJECTIONS = {"wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "wo": (8, 8)}
 
+DRAWING = ("add", "bitcast_convert_type", "broadcast_in_dim", "floor", "max", "ne", "or")
+DRAWING += ("random_bits", "random_wrap", "shift_right_logical", "sub")
+DRAWN = dict.fromkeys(DRAWING, "what is kept is drawn")
+
 CASES: dict[str, Case] = {
+    "drop path": Case(of(drop_path), {"dropout": 1}, rest=DRAWN),
     "dense": Case(of(dense, w=(8, 6), b=(6,)), {"dense": 1}),
     "mlp": Case(of(mlp, w=(8, 16), b=(16,), v=(16, 8), c=(8,)), {"dense": 2}),
     "swiglu": Case(

@@ -43,6 +43,24 @@ def of(
     return build
 
 
+def trained(make: Callable[[Any], Any]):
+    """A layer as a model is trained: its seeds are an argument, and a result."""
+
+    def build():
+        import keras
+
+        x, layer = data(*SEQUENCE), make(keras.layers)
+        layer.build(x.shape)
+        filled(layer)
+        weights, state = (
+            [v.value for v in some]
+            for some in (layer.trainable_variables, layer.non_trainable_variables)
+        )
+        return lambda x, state: layer.stateless_call(weights, state, x, training=True), (x, state)
+
+    return build
+
+
 def sequential(*makes: Callable[[Any], Any], shape: tuple[int, ...] = IMAGE):
     def build():
         import keras
@@ -100,7 +118,13 @@ def function(name: str, shape: tuple[int, ...] = SEQUENCE, **options: Any):
     return build
 
 
+SEEDS = {"random_wrap": "the key is made of a seed", "add": "the next seed"}
+
 CASES: dict[str, Case] = {
+    "dropout": Case(trained(lambda k: k.Dropout(0.3)), {"dropout": 1}, rest=SEEDS),
+    "dropout, broadcast": Case(
+        trained(lambda k: k.SpatialDropout1D(0.3)), {"dropout": 1}, rest=SEEDS
+    ),
     "dense": Case(of(lambda k: k.Dense(6), (2, 8)), {"dense": 1}),
     "dense, no bias": Case(of(lambda k: k.Dense(6, use_bias=False), (2, 8)), {"dense": 1}),
     "dense, sequence": Case(of(lambda k: k.Dense(6, activation="relu"), SEQUENCE), {"dense": 1}),

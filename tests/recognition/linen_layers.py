@@ -44,6 +44,20 @@ def of(make: Callable[[Any], Any], *xs: Any, **call: Any):
     return build
 
 
+def dropout(*broadcast_dims: int):
+    """As a model is trained, with its key as an argument."""
+
+    def build():
+        import flax.linen as nn
+        import jax
+
+        layer = nn.Dropout(0.3, broadcast_dims, deterministic=False)
+        fn = lambda x, key: layer.apply({}, x, rngs={"dropout": key})  # noqa: E731
+        return fn, (data(*SEQUENCE), jax.random.key(1))
+
+    return build
+
+
 def function(call: Callable[[Any], Callable[..., Any]], *shapes: tuple[int, ...]):
     def build():
         import flax.linen as nn
@@ -107,7 +121,11 @@ def attention(mask: bool):
     return build
 
 
+KEYS = {"random_fold_in": "each layer has a key of its own"}
+
 CASES: dict[str, Case] = {
+    "dropout": Case(dropout(), {"dropout": 1}, rest=KEYS),
+    "dropout, broadcast": Case(dropout(1), {"dropout": 1}, rest=KEYS),
     "dense": Case(of(lambda nn: nn.Dense(6), (2, 8)), {"dense": 1}),
     "dense, no bias": Case(of(lambda nn: nn.Dense(6, use_bias=False), (2, 8)), {"dense": 1}),
     "dense, sequence": Case(of(lambda nn: nn.Dense(6), SEQUENCE), {"dense": 1}),

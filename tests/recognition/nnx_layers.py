@@ -46,6 +46,21 @@ def of(make: Callable[[Any, Any], Any], *shapes: tuple[int, ...], **call: Any):
     return build
 
 
+def dropout(*broadcast_dims: int):
+    """As a model is trained, with its key as an argument."""
+
+    def build():
+        import jax
+        from flax import nnx
+
+        def fn(x, key):
+            return nnx.Dropout(0.3, broadcast_dims=broadcast_dims, rngs=nnx.Rngs(key))(x)
+
+        return fn, (data(*SEQUENCE), jax.random.key(1))
+
+    return build
+
+
 def function(call: Callable[[Any], Callable[..., Any]], shape: tuple[int, ...]):
     def build():
         from flax import nnx
@@ -133,7 +148,11 @@ def recurrent(cell: str, **options: Any):
     return build
 
 
+KEYS = {"random_fold_in": "each layer has a key of its own"}
+
 CASES: dict[str, Case] = {
+    "dropout": Case(dropout(), {"dropout": 1}, rest=KEYS),
+    "dropout, broadcast": Case(dropout(1), {"dropout": 1}, rest=KEYS),
     "dense": Case(of(lambda nnx, r: nnx.Linear(8, 6, rngs=r), (2, 8)), {"dense": 1}),
     "dense, no bias": Case(
         of(lambda nnx, r: nnx.Linear(8, 6, use_bias=False, rngs=r), (2, 8)), {"dense": 1}

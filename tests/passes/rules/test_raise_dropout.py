@@ -14,10 +14,22 @@ from zoo_keras import import_keras
 
 from helpers import array, rewritten
 from jaxpress import passes
+from jaxpress.capture import trace
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiles():
+    """Compiles without optimisations: compiling is what takes these tests long."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
 
 X = array(2, 5, 4)
 KEY, RAW = jax.random.key(7), jax.random.PRNGKey(7)
 KEYS = jax.random.split(KEY, 2)
+SHARE = jnp.array(0.7)
 
 
 def linen(**options):
@@ -53,6 +65,9 @@ KEYED = {
     "linen, vmap of x": (jax.vmap(linen(), (0, None)), KEY, (), ((0, None),)),
     "nnx": (lambda x, key: nnx.Dropout(0.3, rngs=nnx.Rngs(key))(x), KEY, (), None),
     "equinox": (equinox, KEY, (), None),
+    "equinox, vmap over a later axis": (
+        jax.vmap(equinox, (1, 0), 1), jax.random.split(KEY, 5), (), ((0, 0),),
+    ),
     "equinox, vmap": (jax.vmap(equinox), KEYS, (), ((0, 0),)),
     "haiku": (lambda x, key: hk.dropout(key, 0.3, x), RAW, (), None),
     "haiku, broadcast": (lambda x, k: hk.dropout(k, 0.3, x, broadcast_dims=(1,)), KEY, (-2,), None),
@@ -63,6 +78,9 @@ KEYED = {
     "multiplied": (lambda x, k: x * bernoulli(k, x) / 0.7, KEY, (), None),
     "scaled mask": (lambda x, k: x * (bernoulli(k, x) / 0.7), KEY, (), None),
     "scaled after": (lambda x, k: x * bernoulli(k, x) * (1 / 0.7), KEY, (), None),
+    "a share that is closed over": (
+        lambda x, k: jnp.where(bernoulli(k, x, SHARE), x / SHARE, 0), KEY, (), None,
+    ),
     "drop path": (lambda x, k: x * bernoulli(k, x, 0.7, (2, 1, 1)) / 0.7, KEY, (-2, -1), None),
 }  # fmt: skip
 
@@ -125,6 +143,60 @@ def test_draws_in_other_ways_keep_their_mask() -> None:
         np.testing.assert_array_equal(jax.jit(new)(X, KEY), jax.jit(fn)(X, KEY))
 
 
+def floor(key, shape, keep=0.7):
+    return jnp.floor(keep + jax.random.uniform(key, shape))
+
+
+# By hand, where the op is given the mask; None for rounding of its own.
+BY_HAND = {
+    "floor": lambda x, k: x * floor(k, (2, 1, 1)) / 0.7,
+    "floor, divided before": lambda x, k: x / 0.7 * floor(k, (2, 1, 1)),
+    "one draw for each example": lambda x, k: (
+        x * bernoulli(k, x, shape=(2,)).reshape(-1, 1, 1) / 0.7
+    ),
+    "one draw in all": lambda x, k: jnp.where(floor(k, ()) == 1, x / 0.7, 0),
+    "what is dropped": lambda x, k: jnp.where(bernoulli(k, x, 0.3), 0, x / 0.7),
+    "not what is dropped": lambda x, k: jnp.where(~bernoulli(k, x, 0.3), x / 0.7, 0),
+    "one minus what is dropped": lambda x, k: x * (1 - bernoulli(k, x, 0.3)) / 0.7,
+    "integers": lambda x, k: (1 - bernoulli(k, x, 0.3).astype(int)) * x / 0.7,
+    "transposed": lambda x, k: x * bernoulli(k, x, shape=(4, 5, 2)).T / 0.7,
+    "the mask of two": lambda x, k: (lambda m: x * m + jnp.sin(x) * m)(bernoulli(k, x) / 0.7),
+    "the mask of a number": lambda x, k: x + jnp.where(bernoulli(k, x), 1 / 0.7, 0),
+    "in a loop": lambda x, k: in_a_loop(x, bernoulli(k, x) / 0.7),
+    "a later axis, two keys": lambda x, k: jax.vmap(jax.vmap(equinox, (0, 0)), (0, 1))(
+        x, jax.random.split(k, (5, 2))
+    ),
+}  # fmt: skip
+
+
+def in_a_loop(x, mask):
+    return jax.lax.scan(lambda h, _: (jnp.sin(h * mask), None), x, None, length=3)[0]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name) -> None:
+    fn = BY_HAND[name]
+    new = rewritten(passes.default, fn, X, KEY)[0]
+    assert new.find("dropout")
+
+    def both(f):
+        return f(X, KEY), jax.grad(lambda x: (f(x, KEY) ** 2).sum())(X)
+
+    for got, want in zip(*jax.jit(lambda: (both(new), both(fn)))(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6)
+    assert not passes.cleanup(passes.remove_dropout()(trace(fn)(X, KEY))).find("random_bits")
+
+
+def test_of_a_number_that_is_closed_over_inside_of_a_trace() -> None:
+    def fn(x, key, share):
+        return rewritten(
+            passes.default, lambda x, k: jnp.where(bernoulli(k, x, share), x / share, 0), x, key
+        )[0](x, key)
+
+    got = jax.jit(fn)(X, KEY, SHARE)
+    np.testing.assert_allclose(got, jnp.where(bernoulli(KEY, X, SHARE), X / SHARE, 0), rtol=1e-6)
+
+
 def test_gradients_are_those_of_flax() -> None:
     new = rewritten(passes.default, linen(), X, KEY)[0]
     grads = [jax.grad(lambda x, f=f: (f(x, KEY) ** 2).sum())(X) for f in (new, linen())]
@@ -140,6 +212,12 @@ def test_gradients_are_those_of_flax() -> None:
         lambda x, k: jnp.where(x > 0, x / 0.7, 0),
         lambda x, k: jnp.where(bernoulli(k, x), x / 1.7, 0),
         lambda x, k: x * jax.random.uniform(k, x.shape) / 0.7,
+        lambda x, k: x * jnp.floor(0.7 + 2 * jax.random.uniform(k, x.shape)) / 0.7,
+        lambda x, k: x * jnp.floor(1.7 + jax.random.uniform(k, x.shape)) / 0.7,
+        lambda x, k: x * (1 - bernoulli(k, x)) / 0.7,
+        lambda x, k: x + bernoulli(k, x) / 0.5,
+        lambda x, k: x * (1 - bernoulli(k, x, 0.3) / 0.7),
+        lambda x, k: x * (bernoulli(k, x) + 0.5) / 0.7,
     ],
 )
 def test_lookalikes_stay(fn) -> None:

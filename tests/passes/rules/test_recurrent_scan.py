@@ -218,6 +218,37 @@ def leaky(x):
     return loop(step, STATE[0], jnp.swapaxes(x, 0, 1))
 
 
+def square(step):
+    """A loop over a state with as many examples as features."""
+
+    def fn(x):
+        rows = jnp.swapaxes(jnp.concatenate([x, x]), 0, 1)
+        first = (jnp.tile(STATE[0], (2, 1)), jnp.tile(STATE[1], (2, 1)))
+        return loop(lambda s, x: (step(s, x), None), first, rows)[0]
+
+    return fn
+
+
+def turned(c=lambda v: v, h=lambda v: v, gate=lambda v: v):
+    def step(state, x):
+        i, f, g, o = jnp.split(x @ W + h(state[0]) @ U, 4, -1)
+        new = sigmoid(f) * c(state[1]) + gate(sigmoid(i)) * jnp.tanh(g)
+        return sigmoid(o) * jnp.tanh(new), new
+
+    return square(step)
+
+
+def turned_gru(x):
+    def step(state, x):
+        h, other = state
+        r, z, n = jnp.split(x @ W[:, : 3 * H], 3, -1)
+        hr, hz, hn = jnp.split(h @ U[:, : 3 * H], 3, -1)
+        z = sigmoid(z + hz)
+        return (1 - z) * jnp.tanh(n + sigmoid(r + hr) * hn) + z * h.T, other
+
+    return square(step)(x)
+
+
 def no_input(x):
     return loop(lambda h, _: (jnp.tanh(h @ U[:, :H]), h), STATE[0], None, length=3), x
 
@@ -236,6 +267,14 @@ def weights_per_example(x):
     return jax.vmap(one)(x, jnp.stack([U, 2 * U]))
 
 
+LOOKALIKES.update(
+    {
+        "turned c": turned(c=jnp.transpose),
+        "turned h": turned(h=jnp.transpose),
+        "turned gate": turned(gate=jnp.transpose),
+        "turned gru": turned_gru,
+    }
+)
 LOOKALIKES.update({
     f.__name__: f
     for f in (
