@@ -16,7 +16,13 @@ from jaxpress.passes.hoist import hoist as _hoist
 from jaxpress.passes.pipeline import Pass, Pipeline
 from jaxpress.passes.rule import RuleSet
 from jaxpress.passes.rules.algebra import ALGEBRA_RULES
-from jaxpress.passes.rules.cleanup import CLEANUP_RULES, DROP_RESHAPE, RESHAPE_CHAIN
+from jaxpress.passes.rules.cleanup import (
+    CLEANUP_RULES,
+    DROP_RESHAPE,
+    DROP_TRANSPOSE,
+    RESHAPE_CHAIN,
+    TRANSPOSE_TWICE,
+)
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_branches import FOLD_BRANCHES
@@ -119,7 +125,8 @@ fold_batch_norm = Pass(
 )
 fuse_activation = Pass(
     "fuse_activation",
-    FUSE_RULES + FUSE_PAD_RULES + FUSE_LAYOUT_RULES,
+    # An activation that moves out from between two transposes leaves them to become one.
+    FUSE_RULES + FUSE_PAD_RULES + FUSE_LAYOUT_RULES + TRANSPOSE_TWICE + DROP_TRANSPOSE,
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
     after=("raise_ops", "fold_batch_norm"),
 )

@@ -14,7 +14,7 @@ from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match
 from jaxpress.passes.rules.attention_axes import Product, Roles, Weighted
 from jaxpress.passes.rules.attention_bands import Band, Leaf
-from jaxpress.passes.rules.attention_layout import Layout, stretch
+from jaxpress.passes.rules.attention_layout import Layout, Place, cut_and_arrange, put_together
 from jaxpress.passes.rules.attention_terms import Added, Terms, unscaled
 from jaxpress.passes.rules.attention_weights import Dropped
 from jaxpress.passes.rules.axis_parts import Label, Part
@@ -89,14 +89,14 @@ def build_match(
 
     queries = roles.queries or (None,)
     full = [*lead, *heads, *queries, *roles.keys]
-    to_heads = [*lead, *queries, *heads, _FEATURES]
-    to_keys = [*lead, *roles.keys, roles.shared, _FEATURES]
-    cut_full = [part for label in lead for part in cuts.get(label, (label,))]
-    cut_full += full[len(lead) :]
+    cut_lead = _cut(lead, cuts)
+    to_heads = [*cut_lead, *queries, *heads, _FEATURES]
+    to_keys = [*cut_lead, *roles.keys, roles.shared, _FEATURES]
+    to_logits = [*cut_lead, *heads, *queries, *roles.keys]
 
-    def order(axes: Labels) -> tuple[Axes, bool]:
-        cut = any(isinstance(a, Part) for a in axes)
-        return _order(axes, cut_full if cut else full), cut
+    def place(labels: Labels, wanted: Labels) -> Place:
+        sizes = [cuts[label][0].sizes if label in cuts else None for label in labels]
+        return Place(tuple(sizes), _order(_cut(labels, cuts), wanted))
 
     values: dict[str, Value] = {"query": query.value, "key": key.value, "value": value.value}
     if dropped is not None:
@@ -112,16 +112,18 @@ def build_match(
     for stem, parts in (("factor", terms.factors), ("added", terms.added), ("leaf", leaves)):
         values |= {f"{stem}{i}": part.value for i, part in enumerate(parts)}
     info = {
-        "query": _order(query.labels, to_heads),
-        "key": _order(key.labels, to_keys),
-        "value": _order(value.labels, to_keys),
+        "query": place(query.labels, to_heads),
+        "key": place(key.labels, to_keys),
+        "value": place(value.labels, to_keys),
         "value_dtype": jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype),
-        "result": _order(to_heads, weighted.result),
-        "counts": (len(heads), len(queries), len(roles.keys)),
-        "cuts": tuple([cuts[label][0].sizes if label in cuts else None for label in lead]),
-        "factors": tuple((f.negated, _order(f.axes, to_heads)) for f in terms.factors),
-        "added": tuple((a.factor, a.shift, a.negated, order(a.axes)) for a in terms.added),
-        "leaves": tuple((leaf.negated, order(leaf.axes)) for leaf in leaves),
+        "result": _order(to_heads, _cut(weighted.result, cuts)),
+        "together": tuple([len(cuts.get(label, (label,))) for label in weighted.result]),
+        "counts": (len(cut_lead), len(heads), len(queries), len(roles.keys)),
+        "factors": tuple((f.negated, place(f.axes, to_heads)) for f in terms.factors),
+        "added": tuple(
+            (a.factor, a.shift, a.negated, place(a.axes, to_logits)) for a in terms.added
+        ),
+        "leaves": tuple((leaf.negated, place(leaf.axes, to_logits)) for leaf in leaves),
         "logits_dtype": jnp.dtype(terms.dtype or product.query.dtype),
         "scale": terms.scale * query.factor * key.factor,
         "left": left,
@@ -140,6 +142,11 @@ def _cuts(lead: Labels, terms: Iterable[Added | Leaf]) -> dict[Label, tuple[Part
             if label.axis not in lead or cuts.setdefault(label.axis, whole) != whole:
                 return None
     return cuts
+
+
+def _cut(labels: Labels, cuts: dict[Label, tuple[Part, ...]]) -> list[Label]:
+    """The labels with parts in place of what is cut."""
+    return [part for label in labels for part in cuts.get(label, (label,))]
 
 
 def _drawn(dropped: Dropped, full: Labels) -> dict[str, Any] | None:
@@ -279,15 +286,17 @@ def _narrowest(bands: list[Band]) -> tuple[int | None, int | None]:
 def make_attention(*, match: Match, **arrays: Any) -> Any:
     """The rule's replacement."""
     info = match.info
-    query, key, value = (arrange(arrays[name], info[name]) for name in ("query", "key", "value"))
+    query, key, value = (
+        cut_and_arrange(arrays[name], info[name]) for name in ("query", "key", "value")
+    )
     value = value.astype(info["value_dtype"])
-    for i, (divided, order) in enumerate(info["factors"]):
-        factor = stretch(arrays[f"factor{i}"], order)
+    for i, (divided, place) in enumerate(info["factors"]):
+        factor = cut_and_arrange(arrays[f"factor{i}"], place)
         query = query / factor if divided else query * factor
-    layout = Layout(query, key, info["counts"], info["cuts"])
+    layout = Layout(query, key, info["counts"])
     bias = None
-    for i, (factor, shift, negated, order) in enumerate(info["added"]):
-        one = layout.of_logits(arrays[f"added{i}"], *order)
+    for i, (factor, shift, negated, place) in enumerate(info["added"]):
+        one = layout.of_logits(cut_and_arrange(arrays[f"added{i}"], place))
         if shift is not None:
             zero, number = (jnp.asarray(x, info["logits_dtype"]) for x in (0.0, shift))
             one = jnp.where(one, number, zero) if negated else jnp.where(one, zero, number)
@@ -295,8 +304,8 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
             one = one * jnp.asarray(factor, one.dtype)
         bias = one if bias is None else bias + one
     mask = None
-    for i, (negated, order) in enumerate(info["leaves"]):
-        one = layout.of_logits(arrays[f"leaf{i}"], *order)
+    for i, (negated, place) in enumerate(info["leaves"]):
+        one = layout.of_logits(cut_and_arrange(arrays[f"leaf{i}"], place))
         one = one if one.dtype == jnp.bool_ else one != 0
         one = ~one if negated else one
         mask = one if mask is None else mask & one
@@ -316,7 +325,7 @@ def make_attention(*, match: Match, **arrays: Any) -> Any:
         scale=_scale(info["scale"], query),
         **dict(info["params"]),
     )
-    return arrange(layout.result(y), info["result"])
+    return put_together(arrange(layout.result(y), info["result"]), info["together"])
 
 
 def _scale(scale: float, query: Any) -> float | None:

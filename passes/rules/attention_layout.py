@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxpress.passes.rules.axis_tracking import Axes, arrange
 
-__all__ = ["Layout", "stretch"]
+__all__ = ["Layout", "Place", "cut_and_arrange", "put_together"]
+
+
+class Place(NamedTuple):
+    """How an array is to be cut and ordered.
+
+    Attributes:
+      cuts: for each of its axes the sizes that it is cut into, ``None`` where it is not.
+      order: where the axes that are wanted are then; ``None`` has size 1.
+    """
+
+    cuts: tuple[tuple[Any, ...] | None, ...]
+    order: Axes
+
+
+def cut_and_arrange(x: Any, place: Place) -> Any:
+    """``x`` with each axis apart and in its place; a number has one entry along each."""
+    x = jnp.asarray(x)
+    if x.ndim == 0:
+        return x.reshape((1,) * len(place.order))
+    # Cut before it is transposed, so that XLA sees transposes that come to nothing.
+    shape = [m for d, c in zip(x.shape, place.cuts, strict=True) for m in c or (d,)]
+    return arrange(_reshaped(x, shape), place.order)
+
+
+def put_together(x: Any, counts: Sequence[int]) -> Any:
+    """``x`` with so many neighbouring axes as one."""
+    shape, at = [], 0
+    for n in counts:
+        shape.append(_product(x.shape[at : at + n]))
+        at += n
+    return _reshaped(x, shape)
 
 
 class Layout:
@@ -18,42 +49,31 @@ class Layout:
     Args:
       query: of the batch's axes, those of queries, those of heads, and features.
       key: of the batch's axes, those of keys, heads and features.
-      counts: how many axes there are of heads, queries and keys.
-      cuts: for each of the batch's axes the sizes that it is cut into, ``None`` if it is not.
+      counts: how many axes there are of the batch, heads, queries and keys.
     """
 
-    def __init__(self, query: Any, key: Any, counts: tuple[int, int, int], cuts: Any):
-        heads, queries, keys = counts
-        n = len(cuts)
-        self._n = n
-        self._cuts = cuts
+    def __init__(self, query: Any, key: Any, counts: tuple[int, int, int, int]):
+        n, _, queries, keys = counts
         # Queries that all samples share have size 1 there, and are given to each.
         self._lead = key.shape[:n]
         self._queries = query.shape[n : n + queries]
         self._heads = query.shape[n + queries : -1]
         self._keys = key.shape[n : n + keys]
-        self._cut_lead = tuple(
-            [m for d, c in zip(self._lead, cuts, strict=True) for m in c or (d,)]
-        )
-        assert len(self._heads) == heads
 
     def of_queries(self, x: Any) -> Any:
         """Queries as the op takes them."""
-        shape = (*self._cut_lead, _product(self._queries), _product(self._heads), x.shape[-1])
-        return _reshaped(jnp.broadcast_to(x, (*self._lead, *x.shape[self._n :])), shape)
+        x = jnp.broadcast_to(x, (*self._lead, *x.shape[len(self._lead) :]))
+        shape = (*self._lead, _product(self._queries), _product(self._heads), x.shape[-1])
+        return _reshaped(x, shape)
 
     def of_keys(self, x: Any) -> Any:
         """Keys or values as the op takes them."""
-        return _reshaped(x, (*self._cut_lead, _product(self._keys), *x.shape[-2:]))
+        return _reshaped(x, (*self._lead, _product(self._keys), *x.shape[-2:]))
 
-    def of_logits(self, x: Any, order: Axes, cut: bool) -> Any:
+    def of_logits(self, x: Any) -> Any:
         """A bias or condition as (..., N, T, S), each dimension that or 1."""
-        x = stretch(x, order)
-        lead = x.shape[: len(self._cut_lead) if cut else self._n]
-        at, shape, full = len(lead), [], list(lead)
-        if not cut:
-            parts = zip(lead, self._cuts, strict=True)
-            lead = [m for d, c in parts for m in ((1,) * len(c) if c and d == 1 else c or (d,))]
+        at = len(self._lead)
+        full, shape = list(x.shape[:at]), list(x.shape[:at])
         for sizes in (self._heads, self._queries, self._keys):
             own = x.shape[at : at + len(sizes)]
             at += len(sizes)
@@ -61,7 +81,7 @@ class Layout:
             one = len(own) > 1 and all(d == 1 for d in own)
             full += own if one or len(own) == 1 else sizes
             shape.append(1 if one else own[0] if len(own) == 1 else _product(sizes))
-        return _reshaped(jnp.broadcast_to(x, full), (*lead, *shape))
+        return _reshaped(jnp.broadcast_to(x, full), shape)
 
     def result(self, y: Any) -> Any:
         """The op's result with each axis apart."""
@@ -77,9 +97,3 @@ def _product(sizes: Sequence[Any]) -> Any:
 
 def _reshaped(x: Any, shape: Sequence[Any]) -> Any:
     return x if x.shape == tuple(shape) else x.reshape(shape)
-
-
-def stretch(x: Any, order: Axes) -> Any:
-    """``x`` with its axes in this order, a number with one entry along each."""
-    x = jnp.asarray(x)
-    return x.reshape((1,) * len(order)) if x.ndim == 0 else arrange(x, order)

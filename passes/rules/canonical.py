@@ -7,6 +7,7 @@ Used to tell whether a custom derivative is that of ``jax.nn``: a user's own fun
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,16 @@ from jaxpress.capture.template import inline_calls
 __all__ = ["body_texts", "canonical_text", "custom_jvp_signature"]
 
 _SHAPE_PARAMS = frozenset({"shape", "sharding", "out_sharding", "weak_type"})
+
+# Of each entry by itself: on operands that are transposed alike, the result is transposed so.
+# fmt: off
+_ELEMENTWISE = frozenset({
+    "abs", "add", "and", "ceil", "convert_element_type", "cos", "div", "eq", "erf", "exp", "exp2",
+    "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic",
+    "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "round", "rsqrt", "select_n",
+    "sign", "sin", "sqrt", "square", "sub", "tanh",
+})
+# fmt: on
 
 _rules: dict[Any, str] = {}
 _MAX_RULES = 4096
@@ -34,17 +45,22 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
     """
     graph = inline_calls(graph)
     base = graph.inputs[0].dtype if graph.inputs else None
-    numbers: dict[Value, int] = {}
-    for v in (*graph.constants, *graph.inputs):
-        numbers[v] = len(numbers)
+    fresh = itertools.count()
+    numbers: dict[Value, int] = {v: next(fresh) for v in (*graph.constants, *graph.inputs)}
 
     # A scalar that is spread out is spelled as the scalar: vmap spreads it once more.
     spread: dict[Value, str] = {}
+    # Values that are their number transposed: vmap moves the axis that it runs over.
+    turned: dict[Value, tuple[int, ...]] = {}
 
     def spell(v: Value) -> str:
         if isinstance(v, Literal):
             return _number(v.val)
-        return spread.get(v) or f"%{numbers[v]}"
+        return spread.get(v) or f"%{numbers[v]}{turned.get(v, '')}"
+
+    def turn(v: Value, order: tuple[int, ...]) -> None:
+        if order != tuple(range(v.ndim)):
+            turned[v] = order
 
     lines = []
     for node in graph.nodes:
@@ -53,17 +69,30 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
             if source in spread or (isinstance(source, Literal) and source.ndim == 0):
                 spread[node.output] = spell(source)
                 continue
-        for v in node.outputs:
-            numbers[v] = len(numbers)
-        if (
-            node.op in ("convert_element_type", "copy")
-            and node.inputs[0].dtype == node.output.dtype
-        ):
-            source = node.inputs[0]
-            if not isinstance(source, Literal):
+        if node.op in ("convert_element_type", "copy") and node.inputs[0] in numbers:
+            (source,) = node.inputs
+            if source.dtype == node.output.dtype:
                 numbers[node.output] = numbers[source]
+                turn(node.output, turned.get(source, tuple(range(source.ndim))))
                 continue
+        if node.op == "transpose" and node.inputs[0] in numbers:
+            (source,) = node.inputs
+            before = turned.get(source, tuple(range(source.ndim)))
+            numbers[node.output] = numbers[source]
+            turn(node.output, tuple([before[a] for a in node.params["permutation"]]))
+            continue
         operands = ", ".join(map(spell, node.inputs))
+        if node.op in _ELEMENTWISE:
+            arrays = [v for v in node.inputs if v in numbers and v.ndim]
+            orders = {turned.get(v) for v in arrays if v.ndim == node.output.ndim}
+            if len(orders) == 1 and None not in orders:
+                operands = ", ".join(
+                    f"%{numbers[v]}" if v in numbers and v not in spread else spell(v)
+                    for v in node.inputs
+                )
+                turn(node.output, next(iter(orders)) or ())
+        for v in node.outputs:
+            numbers[v] = next(fresh)
         outs = ", ".join(f"%{numbers[v]}:{_kind(v, base)}" for v in node.outputs)
         lines.append(f"{outs} = {node.op}[{_params(node, base, active)}]({operands})")
     lines.append("return " + ", ".join(map(spell, graph.outputs)))

@@ -53,12 +53,17 @@ class _EinsumDensePattern:
         if reason is not None:
             state.fail(reason, node)
             return None
-        if _may_be_weights(view, right, right_axes, left, left_axes):
-            x, w, x_axes, w_axes = left, right, left_axes, right_axes
-        elif _may_be_weights(view, left, left_axes, right, right_axes) and (
+        second = _may_be_weights(view, right, right_axes, left, left_axes)
+        first = _may_be_weights(view, left, left_axes, right, right_axes) and (
             # Weights in front of a single vector may as well be data.
             view.is_known(left) or right.ndim > len(right_axes)
-        ):
+        )
+        if first and second and not view.is_known(right):
+            # Either might be data; data has its features last, and these are what is summed.
+            second = not _are_last(right, right_axes) or _are_last(left, left_axes)
+        if second:
+            x, w, x_axes, w_axes = left, right, left_axes, right_axes
+        elif first:
             x, w, x_axes, w_axes = right, left, right_axes, left_axes
         else:
             state.fail("neither operand is weights of several axes", node)
@@ -83,6 +88,10 @@ def _may_be_weights(
     # In a gradient of weights, data meets data along its leading axes: no weights are there.
     leading = sorted(x_axes) == list(range(len(x_axes))) and len(x_axes) < x.ndim
     return is_parameter_like(view, w) and not leading and not view.is_known(x)
+
+
+def _are_last(x: Value, axes: Sequence[int]) -> bool:
+    return sorted(map(int, axes)) == list(range(x.ndim - len(axes), x.ndim))
 
 
 def _orders(x: Value, w: Value, x_axes: Sequence[int], w_axes: Sequence[int]) -> dict[str, Any]:

@@ -224,21 +224,19 @@ def exponentials_of(view: View, total: Place) -> Exponentials | str:
     x, subtracted = view.inputs(sub)
     if x.shape != sub.output.shape or subtracted.ndim != x.ndim:
         return "what is taken away is not the largest of the same array"
+    largest = reduced(view, place_of(subtracted), "reduce_max")
     turned, order = _turned(view, x)
-    largest = reduced(view, Place(subtracted, order, x.ndim), "reduce_max")
+    if turned is not x and (largest is None or view.inputs(largest.node)[0] is turned):
+        # Under vmap a maximum is taken where the axes are, and x is moved after.
+        largest = reduced(view, Place(subtracted, order, x.ndim), "reduce_max")
     if largest is None:
         return "what is taken away is no largest element"
     nodes += [exp, sub, largest.node, *largest.passed]
-    peak = view.inputs(largest.node)[0]
-    if peak is turned and peak is not x:
-        # Under vmap a maximum is taken where the axes are, and x is moved after.
-        axes = tuple(i for i, a in enumerate(order) if a in largest.axes)
+    peak, axes = view.inputs(largest.node)[0], largest.axes
+    if peak is turned and turned is not x:
+        axes = tuple(i for i, a in enumerate(order) if a in axes)
         peak = x
-    else:
-        if order != tuple(range(x.ndim)):
-            largest = reduced(view, place_of(subtracted), "reduce_max")
-        axes = largest.axes if largest is not None else ()
-    if largest is None or axes != summed.axes:
+    if axes != summed.axes:
         return "sum and maximum are over different axes"
     if where is not None:
         unmasked = _unmask(view, x, peak, where, nodes)

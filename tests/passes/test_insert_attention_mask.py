@@ -101,7 +101,8 @@ def in_equinox():
 def in_keras():
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
-    layers = [keras.layers.MultiHeadAttention(HEADS, D // HEADS) for _ in range(2)]
+    # With dropout, a layer computes its weights by itself.
+    layers = [keras.layers.MultiHeadAttention(HEADS, D // HEADS, dropout=p) for p in (0.0, 0.1)]
     for m in layers:
         m(X, X)
 

@@ -46,6 +46,14 @@ def swiglu(x, gate, up, down):
     return (jax.nn.silu(x @ gate) * (x @ up)) @ down
 
 
+def experts(x, up, down):
+    import jax
+    import jax.numpy as jnp
+
+    hidden = jax.nn.relu(jnp.einsum("btd,edf->ebtf", x, up))
+    return jnp.einsum("ebtf,efd->btd", hidden, down)
+
+
 def layer_norm(x, g, b):
     import jax.numpy as jnp
 
@@ -243,6 +251,7 @@ CASES: dict[str, Case] = {
     "swiglu": Case(
         of(swiglu, gate=(8, 16), up=(8, 16), down=(16, 8)), {"dense": 2, "swiglu": 1}, moves=True
     ),
+    "experts": Case(of(experts, up=(3, 8, 16), down=(3, 16, 8)), {"einsum_dense": 2}, moves=True),
     "conv": Case(of(conv, IMAGE, w=(3, 3, 4, 6), b=(6,)), {"conv": 1}),
     "conv, channels first": Case(
         of(conv_channels_first, (2, 4, 8, 8), w=(6, 4, 3, 3), b=(6,)), {"conv": 1}

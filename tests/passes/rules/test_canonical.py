@@ -198,3 +198,46 @@ def test_a_rule_is_traced_once_for_each_shape() -> None:
         signature(fn, X)
         signature(fn, array(4))
     assert sorted(calls) == [(2, 3), (4,)]
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "softplus"])
+def test_an_axis_that_vmap_moves_is_no_matter(name) -> None:
+    fn = getattr(jax.nn, name)
+    moved = jax.vmap(fn, in_axes=1, out_axes=1)
+    assert signature(moved, array(2, 3, 4)) == signature(fn, array(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: (jnp.sin(x).T * 2.0).T,
+        lambda x: jnp.where((x > 0).T, x.T, -x.T).T,
+        lambda x: jnp.maximum(x.T, jnp.copy(x.T)).T,
+    ],
+)
+def test_transposes_that_come_to_nothing(fn) -> None:
+    plain = {
+        0: lambda x: jnp.sin(x) * 2.0,
+        1: lambda x: jnp.where(x > 0, x, -x),
+        2: lambda x: jnp.maximum(x, jnp.copy(x)),
+    }
+    texts = [canonical_text(trace(f)(array(3, 3))) for f in (fn, *plain.values())]
+    assert texts[0] in texts[1:]
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jnp.sin(x).T,
+        lambda x: jnp.sin(x.T),
+        lambda x: jnp.sin(x) + x.T,
+        lambda x: jnp.sin(x.T).T + jnp.copy(x.T),
+        lambda x: jnp.cumsum(jnp.sin(x.T), 0).T,
+        lambda x: jnp.cumsum(jnp.sin(x), 0),
+    ],
+)
+def test_transposes_that_do_something(fn) -> None:
+    others = [jnp.sin, lambda x: jnp.sin(x) + x, lambda x: jnp.sin(x) + jnp.copy(x)]
+    others += [lambda x: jnp.cumsum(jnp.sin(x), 1), lambda x: jnp.cumsum(jnp.sin(x).T, 0)]
+    text = canonical_text(trace(fn)(array(3, 3)))
+    assert text not in [canonical_text(trace(f)(array(3, 3))) for f in others]

@@ -64,7 +64,7 @@ def raised(fn, *args, tolerance=2e-6):
 def settings(node):
     """The parameters that are not what they are by default."""
     plain = {"is_causal": False, "dropout_rate": 0.0, "dropout_broadcast_dims": ()}
-    plain["zero_masked"] = False
+    plain |= {"zero_masked": False, "dropout_form": "select"}
     return {
         k: v
         for k, v in node.params.items()

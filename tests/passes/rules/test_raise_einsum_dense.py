@@ -29,6 +29,8 @@ CASES = {
     "btd,hkd->bthk": (X, MERGE, "...a,abc->...bc", False),
     "btd,dhk->bhtk": (X, SPLIT, "...a,abc->...bc", False),
     "btd,hdk->bthk": (X, array(4, 6, 5), "...a,abc->...bc", False),
+    # Experts: JAX has the weights first, and the features of x tell which of the two they are.
+    "btd,hdk->hbtk": (X, array(4, 6, 5), "...a,abc->...bc", False),
     "bthk,hkd->btd": (HEADS, MERGE, "...ab,abc->...c", True),
     "bthk,dhk->btd": (HEADS, SPLIT, "...ab,abc->...c", False),
     "bhtk,hkd->btd": (array(2, 4, 3, 5), MERGE, "...ab,abc->...c", False),

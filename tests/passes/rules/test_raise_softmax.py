@@ -142,6 +142,25 @@ def test_under_vmap_the_axis_moves() -> None:
         np.testing.assert_allclose(new(X), f(X), rtol=1e-6)
 
 
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize("fn", [jax.nn.softmax, by_hand, jax.nn.log_softmax])
+def test_of_a_transposed_array(fn, order) -> None:
+    x = array(2, 3, 4)
+    new = passes.raise_ops(TIDY(trace(lambda x: fn(x.transpose(order), 1))(x)))
+    name = "log_softmax" if fn is jax.nn.log_softmax else "softmax"
+    assert new.count() == {"transpose": 1, name: 1}
+    np.testing.assert_allclose(new(x), fn(x.transpose(order), 1), rtol=1e-6)
+
+
+def test_the_largest_of_a_transposed_array_is_another() -> None:
+    def fn(x):
+        e = jnp.exp(x.T - stop_gradient(x.max(-1, keepdims=True)))
+        return e / e.sum(-1, keepdims=True)
+
+    graph = TIDY(trace(fn)(X[0]))
+    assert_refuses(RAISE_SOFTMAX, lambda x: graph(x), X[0], because="largest element")
+
+
 def test_in_bodies() -> None:
     def fn(x):
         step = jax.checkpoint(lambda c, v: (c + jax.nn.softmax(v).sum(), by_hand(2 * v)))
