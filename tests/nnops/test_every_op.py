@@ -42,8 +42,8 @@ def _stacked(args, i, axis):
 
 
 def _everything(f, sample, args):
-    """Values, first and second derivatives, and ``vmap`` over each operand."""
-    out = {"value": f(*args)}
+    """Values, derivatives of two orders, a loop, and ``vmap`` over each operand inside another."""
+    out = {"value": f(*args), "scan": jax.lax.scan(lambda c, _: (c, f(*args)), 0, None, 2)[1]}
     reals = [args[i] for i in sample.floats()]
     if reals:
         tangents = [jnp.cos(v) for v in reals]
@@ -51,9 +51,12 @@ def _everything(f, sample, args):
         out["jvp"] = jax.jvp(with_reals(f, sample, args), reals, tangents)
         out["grad"] = jax.grad(total, range(len(reals)))(*reals)
         out["second"] = jax.jvp(jax.grad(total, range(len(reals))), reals, tangents)[1]
+        out["linearize"] = jax.linearize(with_reals(f, sample, args), *reals)[1](*tangents)
+        out["remat"] = jax.grad(jax.checkpoint(total), range(len(reals)))(*reals)
     for i in range(len(args)):
         mapped, axes = _stacked(args, i, 0)
-        out[f"vmap {i}"] = jax.vmap(f, axes)(*mapped)
+        more, outer = _stacked(mapped, (i + 1) % len(args), -1)
+        out[f"vmap of vmap {i}"] = jax.vmap(jax.vmap(f, axes), outer)(*more)
     return out
 
 
