@@ -122,6 +122,10 @@ def test_the_page_on_ops_runs(ops_of_its_own: None) -> None:
     assert len([line for line in code.split("\n\n\n", 1)[1].splitlines() if line]) < 25
 
 
+def test_the_page_on_recurrent_layers_runs() -> None:
+    assert run_blocks((ROOT / "docs" / "recurrent.md").read_text()) == 3
+
+
 @pytest.mark.slow
 def test_the_readme_s_rule_runs() -> None:
     assert run_blocks(README.split("## How passes work")[1].split("\n## ")[0]) == 1
