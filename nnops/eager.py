@@ -149,7 +149,7 @@ def _encoded(value: Any) -> Any:
     """A setting as a key holds it: 1, 1.0 and True are three, and lists can be hashed."""
     kind = type(value)
     if kind is float or kind is complex:
-        return kind, value, repr(value)  # 0.0 and -0.0 are two
+        return kind, value, value or repr(value)  # 0.0 and -0.0 are two
     if kind in _ATOMS:
         return kind, value
     if kind is tuple:

@@ -209,7 +209,13 @@ def define_fused(
         if at["x"] is None and at["w"] is None:
             # Only b or residual is mapped: one core serves every entry.
             z = op.rebind({"x": given["x"], "w": given["w"]}, **{**params, "activation": None})
-            over = _over_levels(op, lambda z, b, r: epilogue(z, b, r, params), params)
+
+            def checked(z: Any, b: Any, residual: Any) -> Any:
+                axis = features_axis(params)
+                _check_epilogue(name, given["x"], given["w"], b, residual, z, axis)
+                return epilogue(z, b, residual, params)
+
+            over = _over_levels(op, checked, params)
             y = jax.vmap(over, in_axes=(None, at.get("b"), at.get("residual")))(
                 z, given.get("b"), given.get("residual")
             )

@@ -68,11 +68,13 @@ def _rotary_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> An
     if "mapped" in params or axes[0] is None:
         return general_batch(op, args, axes, params)
     # Tables stretch along dimensions of 1, so a leading one changes nothing.
-    arrays = [
+    x, *tables = [
         lax.expand_dims(a, (0,)) if axis is None else jnp.moveaxis(a, axis, 0)
         for a, axis in zip(args, axes, strict=True)
     ]
-    return op.primitive.bind(*arrays, **params), 0
+    if (axes[1] is None) != (axes[2] is None):  # both tables are of one shape
+        tables = [jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])) for t in tables]
+    return op.primitive.bind(x, *tables, **params), 0
 
 
 _ROTARY = define(

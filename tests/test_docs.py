@@ -117,9 +117,13 @@ def ops_of_its_own() -> Iterator[None]:
 
 def test_the_page_on_ops_runs(ops_of_its_own: None) -> None:
     page = (ROOT / "docs" / "adding-an-op.md").read_text()
-    assert run_blocks(page) == 4
+    assert run_blocks(page) == 5
     (_, code), *_ = blocks(page, "python")
     assert len([line for line in code.split("\n\n\n", 1)[1].splitlines() if line]) < 25
+
+
+def test_the_page_on_recurrent_layers_runs() -> None:
+    assert run_blocks((ROOT / "docs" / "recurrent.md").read_text()) == 3
 
 
 @pytest.mark.slow

@@ -138,6 +138,18 @@ def test_operands_that_do_not_fit(label):
     assert (silent, unclear) == ([], [])
 
 
+def test_under_vmap_too():
+    """Of what a mapped axis makes of them, the shapes that do not fit might stretch."""
+    x, w, k = jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((1, 1, 2, 3))
+    for wrong in (jnp.ones((5, 1)), jnp.ones((5, 3)), jnp.ones((5, 2, 1))):
+        with pytest.raises(nnops.OpError, match=r"dense: b has shape .*\n  operands: x float32"):
+            jax.vmap(lambda b: nnops.dense(x, w, b))(wrong)
+        with pytest.raises(nnops.OpError, match=r"dense: residual has shape"):
+            jax.vmap(lambda r: nnops.dense(x, w, None, r))(wrong)
+        with pytest.raises(nnops.OpError, match=r"conv: b has shape"):
+            jax.vmap(lambda b: nnops.conv(X, k, b))(wrong[..., :2])
+
+
 def test_under_a_trace_too():
     with pytest.raises(nnops.OpTypeError, match=r"sigmoid: .*\n  operands: x int32\(3,\)\n"):
         jax.jit(nnops.sigmoid)(jnp.arange(3))

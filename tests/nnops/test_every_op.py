@@ -41,9 +41,16 @@ def _stacked(args, i, axis):
     return [jnp.stack([a, other], axis) if j == i else a for j, a in enumerate(args)], axes
 
 
+def _stacked_but(args, i):
+    """The operands, all but that at ``i`` in two versions in front, and the axes that say so."""
+    pairs = [_stacked(args, j, 0)[0][j] for j in range(len(args))]
+    axes = [None if j == i else 0 for j in range(len(args))]
+    return [args[i] if j == i else v for j, v in enumerate(pairs)], axes
+
+
 def _everything(f, sample, args):
-    """Values, first and second derivatives, and ``vmap`` over each operand."""
-    out = {"value": f(*args)}
+    """Values, derivatives of two orders, a loop, and ``vmap`` over each operand and the others."""
+    out = {"value": f(*args), "scan": jax.lax.scan(lambda c, _: (c, f(*args)), 0, None, 2)[1]}
     reals = [args[i] for i in sample.floats()]
     if reals:
         tangents = [jnp.cos(v) for v in reals]
@@ -51,9 +58,16 @@ def _everything(f, sample, args):
         out["jvp"] = jax.jvp(with_reals(f, sample, args), reals, tangents)
         out["grad"] = jax.grad(total, range(len(reals)))(*reals)
         out["second"] = jax.jvp(jax.grad(total, range(len(reals))), reals, tangents)[1]
+        out["linearize"] = jax.linearize(with_reals(f, sample, args), *reals)[1](*tangents)
+        out["remat"] = jax.grad(jax.checkpoint(total), range(len(reals)))(*reals)
     for i in range(len(args)):
         mapped, axes = _stacked(args, i, 0)
         out[f"vmap {i}"] = jax.vmap(f, axes)(*mapped)
+    for i in range(len(args)) if len(args) > 1 else ():
+        # All operands but one, and outside of that this one.
+        others, inner = _stacked_but(args, i)
+        more, outer = _stacked(others, i, -1)
+        out[f"vmap of vmap {i}"] = jax.vmap(jax.vmap(f, inner), outer)(*more)
     return out
 
 

@@ -1,5 +1,6 @@
 """Both directions and several layers against torch, sequence lengths included."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,6 +52,27 @@ def test_two_layers_in_both_directions_with_lengths_as_in_torch(op, layer):
             wanted = last if op == "lstm" else (last,)
             for a, b in zip(got, wanted, strict=True):
                 np.testing.assert_allclose(a, b.numpy()[2 * i + d], atol=2e-6)
+
+
+@pytest.mark.parametrize("op, cell", [("lstm", "OptimizedLSTMCell"), ("gru", "GRUCell")])
+def test_two_layers_in_both_directions_with_lengths_as_in_flax(op, cell):
+    nn = pytest.importorskip("flax.linen")
+    make = lambda: nn.RNN(getattr(nn, cell)(H))  # noqa: E731
+    layers, want = [], jnp.asarray(X)
+    for i in (0, 1):
+        both = nn.Bidirectional(make(), make())
+        params = both.init(jax.random.key(i), want)
+        want = both.apply(params, want, seq_lengths=jnp.asarray(LENGTHS))
+        cells = params["params"]
+        layers.append(
+            [
+                nnops.recurrent_from("linen", op, cells[part]["cell"])
+                for part in ("forward_rnn", "backward_rnn")
+            ]
+        )
+    y, _ = nnops.recurrent_layers(op, X, layers, lengths=jnp.asarray(LENGTHS))
+    for n, got, wanted in zip(LENGTHS, y, want, strict=True):  # Flax goes on behind the end
+        np.testing.assert_allclose(got[:n], wanted[:n], atol=2e-6)
 
 
 def weights(features, columns=4 * H, seed=0):

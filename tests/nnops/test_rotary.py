@@ -69,7 +69,7 @@ def test_behaves_under_every_transformation(agree):
         return jnp.concatenate([part * cos + other * sin, rest], -1)
 
     f = lambda *a: nnops.rotary_embedding(*a, interleaved=True)  # noqa: E731
-    agree(f, plain, (2, 3, 2, 6), (3, 4), (3, 4), batch=False)
+    agree(f, plain, (2, 3, 2, 6), (3, 4), (3, 4))
 
 
 def test_vmap_keeps_the_op_plain():

@@ -1,6 +1,7 @@
 """Layers as pytrees: gradients, updates, vmap, frozen fields."""
 
 import dataclasses
+import inspect
 import pickle
 
 import jax
@@ -61,6 +62,39 @@ def test_a_layer_is_a_pytree(name):
     jax.tree.unflatten(structure, [object()] * len(leaves))
     assert jax.tree.structure(pickle.loads(pickle.dumps(doubled))) == structure
     assert len(repr(made)) < 250 and repr(made).startswith(name + "(")
+
+
+WITHOUT_BIAS = {"RMSNorm", "Embedding"}
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if jax.tree.leaves(LAYERS[n](KEY))])
+def test_how_parameters_are_made(name, monkeypatch):
+    """Weights of 7, biases of 9, all in the dtype that was asked for; no biases on request."""
+    if name == "Sequential":
+        return
+    cls, fill = getattr(nnops, name), nnops.initializers.constant
+
+    def made(**how):
+        with monkeypatch.context() as patched:
+            init = cls.init
+            patched.setattr(cls, "init", lambda *a, **kw: init(*a, **kw, **how))
+            return LAYERS[name](KEY)
+
+    known = set(inspect.signature(cls.init).parameters)
+    wanted = {"kernel_init": 7, "scale_init": 7, "recurrent_init": 7, "bias_init": 9}
+    given = {k: fill(v) for k, v in wanted.items() if k in known}
+    layer = made(dtype=jnp.bfloat16, **given)
+    values = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+    arrays = {k: v for k, v in values.items() if isinstance(v, jax.Array)}
+    assert {v.dtype for v in arrays.values()} == {jnp.dtype(jnp.bfloat16)}
+    for k, v in arrays.items():
+        if k not in ("mean", "var"):
+            assert set(np.asarray(v, np.float32).ravel()) == {9 if k[0] == "b" else 7}, k
+    biases = {k for k in arrays if k[0] == "b"}
+    assert bool(biases) == ("use_bias" in known) == (name not in WITHOUT_BIAS)
+    if biases:
+        bare = made(use_bias=False)
+        assert all(getattr(bare, k) is None for k in biases)
 
 
 def test_many_layers_at_once():
