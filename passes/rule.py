@@ -33,9 +33,11 @@ class Match:
       nodes: captured nodes by name.
       matched: every node that the pattern covers, the root first.
       info: hashable facts that a programmed pattern found, such as an axis.
+      like: whose line and scope the new nodes take: the root's, unless what is made of it is
+        rather one of the others, as a convolution is that takes in an activation.
     """
 
-    __slots__ = ("info", "lists", "matched", "nodes", "outputs", "root", "values", "view")
+    __slots__ = ("info", "like", "lists", "matched", "nodes", "outputs", "root", "values", "view")
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Match:
         *,
         outputs: Iterable[Value] | None = None,
         lists: dict[str, tuple[Value, ...]] | None = None,
+        like: Node | None = None,
     ):
         self.view = view
         self.root = root
@@ -57,6 +60,7 @@ class Match:
         self.nodes = nodes or {}
         self.matched = tuple(dict.fromkeys((root, *matched)))
         self.info = info or {}
+        self.like = root if like is None else like
 
     def __getitem__(self, name: str) -> Value:
         return self.values[name]
@@ -260,7 +264,7 @@ class Rule:
                 run,
                 operands,
                 before=anchor,
-                like=match.root,
+                like=match.like,
                 key=(replacement, tuple(names), types, self._static_key(match, literals)),
                 origin=match.matched,
             )

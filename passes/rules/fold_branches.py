@@ -102,7 +102,8 @@ class _SumOfBranches:
             "left": {i: sign_in(shape, i) for i in range(len(leaves)) if i not in taken},
         }
         nodes = {"main": main.node, "other": other.node}
-        return Match(view, node, values, nodes, (*inner, main.node, other.node), info)
+        matched = (*inner, main.node, other.node)
+        return Match(view, node, values, nodes, matched, info, like=main.node)
 
 
 def _branch(state: State, place: int, value: Value, user: Node) -> _Branch | None:
