@@ -15,7 +15,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.fold import batch_norm_scale, is_foldable, norm_of, norm_scale
 from jaxpress.passes.rules.fold_split import parts_of, shape_of, sign_in
 from jaxpress.passes.rules.numbers import MAX_PRODUCT, keeps_digits, keeps_range, numbers_of
@@ -311,6 +311,6 @@ def _diagonal(match: Match, norm: dict[str, Any], w: Any, dtype: Any) -> tuple[A
     return u, lax.reshape(shift, bias_shape(main))
 
 
-# conv(x, v, a) + conv(x, w, b) -> conv(x, v + w, a + b), the taps of one among the other's
-# conv(x, w, b) + batch_norm(x) -> conv(x, w + diagonal(s), b + t);  dense likewise
-FOLD_BRANCHES = RuleSet((Rule("fold_branches", _SumOfBranches(), _sum, numerics="reassociates"),))
+# conv(x, v, a) + conv(x, w, b) -> conv(x, v + w, a + b);
+#   conv(x, w, b) + batch_norm(x) -> conv(x, w + diagonal(s), b + t);  dense likewise
+FOLD_BRANCHES = Rule("fold_branches", _SumOfBranches(), _sum, numerics="reassociates")
