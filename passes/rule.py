@@ -142,6 +142,8 @@ class Rule:
         self._parameters = tuple(
             p.name for p in parameters if p.name != "match" and p.kind is not p.VAR_KEYWORD
         )
+        needed = [p for p in parameters if p.default is p.empty and p.name in self._parameters]
+        self._required = [p.name for p in needed if p.kind is not p.VAR_POSITIONAL]
         # As jnp's own functions have them.
         self._positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
 
@@ -233,6 +235,13 @@ class Rule:
             elif name in match.lists:
                 names.append((name, len(match.lists[name])))
                 operands.extend(match.lists[name])
+        captured = {**match.values, **match.lists}
+        missing = [name for name in self._required if name not in captured]
+        if missing:
+            raise PassError(
+                f"rule {self.name!r}: its replacement takes {', '.join(missing)}, and its pattern "
+                f"captures {', '.join(captured) or 'nothing'}; give both the same names"
+            )
         replacement = self.replacement
         if self._wants_match:
             literals["match"] = match
