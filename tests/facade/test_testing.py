@@ -119,9 +119,9 @@ def test_wrong_rules_are_found(name) -> None:
 
 
 def test_other_rounding_is_called_by_its_name() -> None:
-    with pytest.raises(VerificationError, match='e-0[78]; numerics="reassociates" allows other'):
+    with pytest.raises(VerificationError, match=r'e-0[78]; numerics="reassociates" allows other'):
         check_rule(*WRONG["exact in name only"][:1])
-    with pytest.raises(VerificationError, match="changed a value by [0-9.e+-]+:"):
+    with pytest.raises(VerificationError, match=r"changed a value by [0-9.e+-]+:"):
         check_rule(*WRONG["another value"][:1])
 
 
