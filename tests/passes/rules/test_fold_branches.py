@@ -93,6 +93,37 @@ def test_dense_ops() -> None:
     one_op(fn, D, "einsum_dense")
 
 
+U, V = array(C, 2, seed=4), array(2, C, seed=5)
+
+
+@pytest.mark.parametrize("biases", [(None, None), (array(2), B), (array(2), None)])
+def test_an_adapter_of_low_rank(biases) -> None:
+    """W + A B (Hu et al. 2021), as serving merges them."""
+
+    def fn(x):
+        return nnops.dense(nnops.dense(x, U, biases[0]), V, biases[1]) - nnops.dense(x, M, A)
+
+    one_op(fn, D, "dense")
+    assert_optimizes(
+        passes.default, lambda x: nnops.relu(x @ M + A + 0.5 * (x @ U) @ V), D, ops={"dense": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        lambda x: nnops.dense(nnops.relu(nnops.dense(x, U)), V),
+        lambda x: nnops.dense(nnops.dense(jnp.sin(x), U), V),
+        lambda x: (lambda y: nnops.dense(y, V) + y.sum())(nnops.dense(x, U)),
+        lambda x: nnops.dense(nnops.dense(x, U, precision="highest"), V),
+        lambda x: nnops.dense(nnops.dense(x, 1e30 * U), V),
+        lambda x: nnops.dense(nnops.dense(x, U, x[0, :2]), V),
+    ],
+)
+def test_what_only_looks_like_an_adapter_stays(adapter) -> None:
+    assert_refuses(FOLD_BRANCHES, lambda x: nnops.dense(x, M) + adapter(x), D)
+
+
 def test_three_branches_as_trained_and_as_deployed() -> None:
     """The block that RepVGG trains is one convolution (Ding et al. 2021)."""
 
