@@ -135,9 +135,22 @@ def _assert_same_bits(before: Any, after: Any, args: Sequence[Any]) -> None:
     for x, y in zip(a, b, strict=True):
         inexact = jnp.issubdtype(x.dtype, jnp.inexact)
         if _bits(x) != _bits(y) if inexact else not bool(jnp.array_equal(x, y)):
-            raise VerificationError(
-                f"a rule that is called exact changed a value:\n{x}\n{y}\nof\n{args}"
-            )
+            what = f"a rule that is called exact changed a value{_how_much(x, y)}"
+            raise VerificationError(f"{what}:\n{x}\n{y}\nof\n{args}")
+
+
+def _how_much(x: Any, y: Any) -> str:
+    """By how much at most, and what to call a rule that only rounds otherwise."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return ""
+    wide = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    with np.errstate(all="ignore"):
+        most = np.nanmax(np.abs(wide[0] - wide[1]), initial=0.0)
+        size = np.nanmax(np.abs(wide[0]), initial=0.0)
+    rounded = most <= 16 * float(jnp.finfo(x.dtype).eps) * size
+    return f" by {most:.1e}" + (
+        '; numerics="reassociates" allows other rounding' if rounded else ""
+    )
 
 
 def _assert_same_zeros(before: Graph, after: Graph, args: Sequence[Any]) -> None:

@@ -219,4 +219,4 @@ def _step_line(step: Step) -> str:
     return (
         f"{step.pass_name:<18} {nodes:>15} {flops:>17} {moved:>15} "
         f"{step.seconds * 1e3:>7.1f}  {rules}"
-    )
+    ).rstrip()

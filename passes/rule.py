@@ -34,9 +34,11 @@ class Match:
       nodes: captured nodes by name.
       matched: every node that the pattern covers, the root first.
       info: hashable facts that a programmed pattern found, such as an axis.
+      like: whose line and scope the new nodes take: the root's, unless what is made of it is
+        rather one of the others, as a convolution is that takes in an activation.
     """
 
-    __slots__ = ("info", "lists", "matched", "nodes", "outputs", "root", "values", "view")
+    __slots__ = ("info", "like", "lists", "matched", "nodes", "outputs", "root", "values", "view")
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Match:
         *,
         outputs: Iterable[Value] | None = None,
         lists: dict[str, tuple[Value, ...]] | None = None,
+        like: Node | None = None,
     ):
         self.view = view
         self.root = root
@@ -58,6 +61,7 @@ class Match:
         self.nodes = nodes or {}
         self.matched = tuple(dict.fromkeys((root, *matched)))
         self.info = info or {}
+        self.like = root if like is None else like
 
     def __getitem__(self, name: str) -> Value:
         return self.values[name]
@@ -139,6 +143,8 @@ class Rule:
         self._parameters = tuple(
             p.name for p in parameters if p.name != "match" and p.kind is not p.VAR_KEYWORD
         )
+        needed = [p for p in parameters if p.default is p.empty and p.name in self._parameters]
+        self._required = [p.name for p in needed if p.kind is not p.VAR_POSITIONAL]
         # As jnp's own functions have them.
         self._positional = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
 
@@ -230,6 +236,13 @@ class Rule:
             elif name in match.lists:
                 names.append((name, len(match.lists[name])))
                 operands.extend(match.lists[name])
+        captured = {**match.values, **match.lists}
+        missing = [name for name in self._required if name not in captured]
+        if missing:
+            raise PassError(
+                f"rule {self.name!r}: its replacement takes {', '.join(missing)}, and its pattern "
+                f"captures {', '.join(captured) or 'nothing'}; give both the same names"
+            )
         replacement = self.replacement
         if self._wants_match:
             literals["match"] = match
@@ -261,7 +274,7 @@ class Rule:
                 run,
                 operands,
                 before=anchor,
-                like=match.root,
+                like=match.like,
                 key=(replacement, tuple(names), types, self._static_key(match, literals)),
                 origin=match.matched,
             )

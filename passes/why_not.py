@@ -66,6 +66,8 @@ class WhyNot:
 
 def nearest(rule: Rule, graph: Graph, node: Node | None) -> WhyNot:
     """What ``rule.why_not(graph, node)`` gives."""
+    if not isinstance(graph, Graph):
+        raise PassError(f"why_not takes a Graph, got {graph!r:.60}; jaxpress.trace makes one")
     wanted = ", ".join(sorted(rule.names))
     if node is not None:
         holder = next((body for body in _bodies(graph) if node in body.nodes), None)

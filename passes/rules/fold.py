@@ -173,7 +173,8 @@ class _BatchNormAfterLinear:
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
         info = {"axis": axis, "axes": axes}
-        return Match(view, root, values, nodes, (node, *widening, *steps, maker), info)
+        matched = (node, *widening, *steps, maker)
+        return Match(view, root, values, nodes, matched, info, like=maker)
 
 
 def _unwidened(
@@ -274,7 +275,7 @@ class _AffineAfterLinear:
             values = {**operands_of(view, maker), "vector": base}
             nodes = {"linear": maker, **step_nodes(steps)}
             info = {"first": i == 0, "varies": varies, "axes": axes}
-            return Match(view, node, values, nodes, (*steps, maker), info)
+            return Match(view, node, values, nodes, (*steps, maker), info, like=maker)
         return None
 
 
@@ -348,7 +349,8 @@ class _NegatedLinear:
             state.fail("what it is taken from is known, or broadcast", node)
             return None
         values = operands_of(view, maker) | ({"before": before[0]} if before else {})
-        return Match(view, node, values, {"linear": maker, **step_nodes(steps)}, (*steps, maker))
+        nodes = {"linear": maker, **step_nodes(steps)}
+        return Match(view, node, values, nodes, (*steps, maker), like=maker)
 
 
 def _fold_negation(before: Any = None, *, match: Match, **operands: Any) -> Any:

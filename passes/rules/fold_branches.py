@@ -1,7 +1,8 @@
 """Linear ops of one input that are summed become one, whose weights are the sum of theirs.
 
-So does a scale of that input, as the weights of a diagonal. Every rule reassociates:
-``x @ v + x @ w`` and ``x @ (v + w)`` are equal, and rounded differently.
+So does a batch norm of that input, as the weights of a diagonal, and two dense ops in a row, which
+an adapter of low rank is. The rule reassociates: ``x @ v + x @ w`` and ``x @ (v + w)`` are equal,
+and rounded differently.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.fold import batch_norm_scale, is_foldable, norm_of, norm_scale
+from jaxpress.passes.rules.fold_chain import product_loses
 from jaxpress.passes.rules.fold_split import parts_of, shape_of, sign_in
 from jaxpress.passes.rules.numbers import MAX_PRODUCT, keeps_digits, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import linear_maker
@@ -36,6 +38,8 @@ __all__ = ["FOLD_BRANCHES"]
 # What a convolution's taps may differ in, and still lie on another's.
 _SLIDING = frozenset({"operands", "padding", "dilation"})
 
+_EXACTLY = lax.Precision.HIGHEST
+
 Places = tuple[tuple[int, int, int], ...]
 
 
@@ -45,12 +49,14 @@ class _Branch(NamedTuple):
     Attributes:
       place: which of the summands it is.
       node: what makes it: a linear op, or a ``batch_norm``.
-      operands: the node's operands by name.
+      operands: the node's operands by name; those of a dense op before it begin with ``first_``.
+      before: that dense op, if x is what it takes.
     """
 
     place: int
     node: Node
     operands: dict[str, Value]
+    before: Node | None = None
 
 
 class _SumOfBranches:
@@ -70,6 +76,8 @@ class _SumOfBranches:
         linear = [b for b in branches if b.node.op != "batch_norm"]
         for i, main in enumerate(linear):
             for other in (*linear[:i], *linear[i + 1 :], *norms):
+                if other.operands["x"] is not main.operands["x"]:
+                    other = _from_before(state, other)
                 if other.operands["x"] is not main.operands["x"]:
                     state.fail("the parts are of different values", node)
                     continue
@@ -102,7 +110,9 @@ class _SumOfBranches:
             "left": {i: sign_in(shape, i) for i in range(len(leaves)) if i not in taken},
         }
         nodes = {"main": main.node, "other": other.node}
-        return Match(view, node, values, nodes, (*inner, main.node, other.node), info)
+        before = () if other.before is None else (other.before,)
+        matched = (*inner, main.node, other.node, *before)
+        return Match(view, node, values, nodes, matched, info, like=main.node)
 
 
 def _branch(state: State, place: int, value: Value, user: Node) -> _Branch | None:
@@ -121,6 +131,25 @@ def _linear(state: State, place: int, value: Value, user: Node) -> _Branch | Non
         state.fail("it adds a residual, or its input is another operand too", found[0])
         return None
     return _Branch(place, found[0], operands) if is_foldable(state, found[0], {}) else None
+
+
+def _from_before(state: State, branch: _Branch) -> _Branch:
+    """A dense op together with the one that makes its input for it alone, if both can be one."""
+    view, node = state.view, branch.node
+    found = linear_maker(state, branch.operands["x"], node) if node.op == "dense" else None
+    if found is None or found[0].op != "dense" or not is_foldable(state, found[0], {}):
+        return branch
+    maker = found[0]
+    first = operands_of(view, maker)
+    types = {v.dtype for v in (first["x"], first["w"], branch.operands["w"], node.output)}
+    if "residual" in first or len(types) != 1:
+        state.fail("it adds a residual, or the two have other dtypes", maker)
+        return branch
+    if maker.params["precision"] != node.params["precision"] or product_loses(view, maker, node):
+        state.fail("the two have other precisions, or weights that cannot be multiplied", maker)
+        return branch
+    operands = branch.operands | {f"first_{k}": v for k, v in first.items() if k != "x"}
+    return branch._replace(operands=operands | {"x": first["x"]}, before=maker)
 
 
 def _norm(state: State, place: int, value: Value, user: Node) -> _Branch | None:
@@ -211,7 +240,8 @@ def _places_of_linear(state: State, main: _Branch, other: _Branch) -> Places | N
         return None
     w, u = main.operands["w"], other.operands["w"]
     if free != _SLIDING:
-        return () if w.shape == u.shape else _other_taps(state, other.node)
+        rows = w.shape[:1] if other.before is not None else u.shape[:1]
+        return () if w.shape == (*rows, *u.shape[1:]) else _other_taps(state, other.node)
     taps = [u.shape[a] for a in specs(params["dimension_numbers"]).rhs_spec[2:]]
     starts = [low for low, _ in other.node.params["padding"]]
     return _embedded(state, main, taps, other.node.params["dilation"], starts)
@@ -273,6 +303,11 @@ def _spread(match: Match, other: dict[str, Any], w: Any, dtype: Any) -> tuple[An
     """The other op's kernel, in the shape of the main one, and its bias."""
     b = other.get("b")
     u = as_type(other["w"], dtype)
+    if "first_w" in other:
+        if other.get("first_b") is not None:
+            more = lax.dot(as_type(other["first_b"], dtype), u, precision=_EXACTLY)
+            b = more if b is None else lax.add(as_type(b, dtype), more)
+        u = lax.dot(as_type(other["first_w"], dtype), u, precision=_EXACTLY)
     if match.info["places"] and u.shape != w.shape:
         spec = specs(match.nodes["main"].params["dimension_numbers"]).rhs_spec
         u = _padded(u, match.info["places"], spec)
@@ -310,6 +345,7 @@ def _diagonal(match: Match, norm: dict[str, Any], w: Any, dtype: Any) -> tuple[A
     return u, lax.reshape(shift, bias_shape(main))
 
 
-# conv(x, v, a) + conv(x, w, b) -> conv(x, v + w, a + b), the taps of one among the other's
-# conv(x, w, b) + batch_norm(x) -> conv(x, w + diagonal(s), b + t);  dense likewise
-FOLD_BRANCHES = RuleSet((Rule("fold_branches", _SumOfBranches(), _sum, numerics="reassociates"),))
+# conv(x, v, a) + conv(x, w, b) -> conv(x, v + w, a + b);
+#   dense(x, v) + dense(dense(x, u), w) -> dense(x, v + u @ w);
+#   conv(x, w, b) + batch_norm(x) -> conv(x, w + diagonal(s), b + t)
+FOLD_BRANCHES = Rule("fold_branches", _SumOfBranches(), _sum, numerics="reassociates")

@@ -30,7 +30,7 @@ from jaxpress.passes.rules.weights import (
 )
 from jaxpress.passes.view import View
 
-__all__ = ["FOLD_CHAIN_RULES"]
+__all__ = ["FOLD_CHAIN_RULES", "product_loses"]
 
 _EXACTLY = lax.Precision.HIGHEST
 
@@ -64,7 +64,7 @@ class _LinearAfterLinear:
             state.fail("the two have other dtypes or precisions", node)
             return None
         reason = self.refuses(maker, node, first, second)
-        reason = reason or self._loses(view, maker, node, first, second)
+        reason = reason or self.loses(view, maker, node, first, second)
         if reason:
             state.fail(reason, node)
             return None
@@ -75,7 +75,7 @@ class _LinearAfterLinear:
     def refuses(self, maker: Node, node: Node, first: Any, second: Any) -> str | None:
         raise NotImplementedError
 
-    def _loses(self, view: View, maker: Node, node: Node, first: Any, second: Any) -> str | None:
+    def loses(self, view: View, maker: Node, node: Node, first: Any, second: Any) -> str | None:
         """Why the product of the two weights would lose some of the result, if it would."""
         both = []
         for operands in (first, second):
@@ -122,6 +122,12 @@ def _dense(*, match: Match, **operands: Any) -> Any:
 def _plus(b: Any, more: Any, like: Any) -> Any:
     """``b + more``, b perhaps missing."""
     return as_type(more if b is None else lax.add(as_type(b, more.dtype), more), like.dtype)
+
+
+def product_loses(view: View, first: Node, second: Node) -> str | None:
+    """Why the weights of two dense ops in a row cannot be multiplied, if they cannot."""
+    operands = [operands_of(view, node) for node in (first, second)]
+    return _DenseAfterDense("dense").loses(view, first, second, *operands)
 
 
 # dense(dense(x, v, a), w, b) -> dense(x, v @ w, a @ w + b)

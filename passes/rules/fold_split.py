@@ -329,7 +329,7 @@ class _NormAfterPadding:
             return None
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        return Match(view, node, values, nodes, (*steps, maker), {"axes": axes})
+        return Match(view, node, values, nodes, (*steps, maker), {"axes": axes}, like=maker)
 
 
 def _scale_through_padding(*, match: Match, **operands: Any) -> Any:

@@ -66,7 +66,7 @@ class _AddPattern:
 def _match(view: View, node: Node, maker: Node, steps: Steps, info: Any = None, **more: Any) -> Any:
     values = {**operands_of(view, maker), **more}
     nodes = {"linear": maker, **step_nodes(steps)}
-    return Match(view, node, values, nodes, (*steps, maker), info)
+    return Match(view, node, values, nodes, (*steps, maker), info, like=maker)
 
 
 def _bias_of(view: View, maker: Node, steps: Steps, other: Value, ndim: int) -> Any:

@@ -124,7 +124,8 @@ def _compute(
 
 def _array(x: Any) -> np.ndarray | None:
     try:
-        return np.asarray(x).astype(np.float64)
+        x = np.asarray(x)
+        return None if np.iscomplexobj(x) else x.astype(np.float64)
     except (TypeError, ValueError):  # random keys, and arrays that are spread over machines
         return None
 

@@ -118,6 +118,13 @@ def test_wrong_rules_are_found(name) -> None:
         check_rule(rule, *example)
 
 
+def test_other_rounding_is_called_by_its_name() -> None:
+    with pytest.raises(VerificationError, match=r'e-0[78]; numerics="reassociates" allows other'):
+        check_rule(*WRONG["exact in name only"][:1])
+    with pytest.raises(VerificationError, match=r"changed a value by [0-9.e+-]+:"):
+        check_rule(*WRONG["another value"][:1])
+
+
 def test_a_mutant_is_named() -> None:
     careless = Rule("r", _Careless(), lambda x: lax.sin(x) / (1 / x), numerics="reassociates")
     with pytest.raises(VerificationError, match="takes cbrt for sin"):

@@ -317,6 +317,11 @@ def test_what_is_no_rule_and_no_graph_is_refused() -> None:
     for make, said in (
         (lambda: rewrite(graph, [3]), "3 is no Rule"),
         (lambda: rewrite(jnp.sin, []), "rewrite takes a Graph"),
+        (lambda: Rule("r", op("sin", any_value("x")), jnp.cos).why_not(jnp.sin), "takes a Graph"),
+        (
+            lambda: rewrite(graph, Rule("r", op("sin", any_value("x")), lambda y, z=1: y)),
+            "its replacement takes y, and its pattern captures x",
+        ),
         (lambda: check_rule(3), "check_rule takes a Rule"),
         (lambda: passes.dce(jnp.sin), "pass 'dce' takes a Graph"),
         (lambda: passes.default.run(3), "pass 'inline' takes a Graph, got 3"),

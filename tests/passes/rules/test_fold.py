@@ -194,7 +194,7 @@ def test_declared_weights_are_folded_and_data_is_not() -> None:
         (FOLD_SCALE, lambda x: nnops.conv(x, W) * array(2, 1, 1, C), "along the features"),
         (FOLD_SCALE, lambda x: SCALE / nnops.conv(x, W), "not"),
         (FOLD_SCALE, lambda x: nnops.conv(x, W) * x.sum(), "not known"),
-        (FOLD_SCALE, lambda x: nnops.max_pool(nnops.conv(x, W), 2) * VAR, "not made by"),
+        (FOLD_SCALE, lambda x: nnops.max_pool(nnops.conv(x, W), 2) * SCALE, "not made by"),
         (FOLD_SCALE, lambda x: jnp.sum(nnops.conv(x, W), (1, 2)) * VAR, "not made by"),
         (FOLD_SHIFT, lambda x: nnops.relu(nnops.conv(x, W)) + BIAS, "not made by"),
         (FOLD_SHIFT, lambda x: nnops.conv(x[:1, :1, :1], W[:1, :1], padding="VALID") + X,
@@ -332,4 +332,4 @@ def test_layouts_are_kept() -> None:
     new = rewrite(trace(lambda x: norm(nnops.conv(x, W)))(X), FOLD_RULES)
     (node,) = new.find("conv")
     assert node.params["dimension_numbers"] == HWC
-    assert node.source is not None and node.source.function == "norm"
+    assert node.source is not None and "<lambda>" in node.source.function

@@ -18,7 +18,6 @@ W3, W1, W13 = array(3, 3, C, C), array(1, 1, C, C), array(1, 3, C, C)
 M, N = array(C, C), array(C, C, seed=1)
 A, B = array(C, seed=2), array(C, seed=3)
 STATS = (array(C, seed=1), positive(C), array(C, seed=2), array(C, seed=3))
-(RULE,) = FOLD_BRANCHES
 
 
 def conv(x, w, b=None, **options):
@@ -94,6 +93,37 @@ def test_dense_ops() -> None:
     one_op(fn, D, "einsum_dense")
 
 
+U, V = array(C, 2, seed=4), array(2, C, seed=5)
+
+
+@pytest.mark.parametrize("biases", [(None, None), (array(2), B), (array(2), None)])
+def test_an_adapter_of_low_rank(biases) -> None:
+    """W + A B (Hu et al. 2021), as serving merges them."""
+
+    def fn(x):
+        return nnops.dense(nnops.dense(x, U, biases[0]), V, biases[1]) - nnops.dense(x, M, A)
+
+    one_op(fn, D, "dense")
+    assert_optimizes(
+        passes.default, lambda x: nnops.relu(x @ M + A + 0.5 * (x @ U) @ V), D, ops={"dense": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        lambda x: nnops.dense(nnops.relu(nnops.dense(x, U)), V),
+        lambda x: nnops.dense(nnops.dense(jnp.sin(x), U), V),
+        lambda x: (lambda y: nnops.dense(y, V) + y.sum())(nnops.dense(x, U)),
+        lambda x: nnops.dense(nnops.dense(x, U, precision="highest"), V),
+        lambda x: nnops.dense(nnops.dense(x, 1e30 * U), V),
+        lambda x: nnops.dense(nnops.dense(x, U, x[0, :2]), V),
+    ],
+)
+def test_what_only_looks_like_an_adapter_stays(adapter) -> None:
+    assert_refuses(FOLD_BRANCHES, lambda x: nnops.dense(x, M) + adapter(x), D)
+
+
 def test_three_branches_as_trained_and_as_deployed() -> None:
     """The block that RepVGG trains is one convolution (Ding et al. 2021)."""
 
@@ -137,13 +167,15 @@ def test_what_else_is_summed_stays() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_the_same_algebra_stays(fn, because) -> None:
-    assert_refuses(RULE, fn, X, because=because)
+    assert_refuses(FOLD_BRANCHES, fn, X, because=because)
 
 
 def test_weights_that_are_data_and_integers_stay() -> None:
-    assert_refuses(RULE, lambda x, v, w: conv(x, v) + conv(x, w), X, W3, W1, because="not known")
+    assert_refuses(
+        FOLD_BRANCHES, lambda x, v, w: conv(x, v) + conv(x, w), X, W3, W1, because="not known"
+    )
     x, v, w = (jnp.round(3 * v).astype("int32") for v in (X, W3, W1))
-    assert_refuses(RULE, lambda x: conv(x, v) + conv(x, w), x)
+    assert_refuses(FOLD_BRANCHES, lambda x: conv(x, v) + conv(x, w), x)
 
 
 def test_under_a_map_over_weights() -> None:

@@ -162,6 +162,16 @@ def test_steps_that_move_elements_come_after() -> None:
     fused(new, "einsum_dense", ("x", "w", "b"))
 
 
+def test_a_fused_op_is_where_the_op_is_that_takes_the_others_in() -> None:
+    def fn(x):
+        with jax.named_scope("layer"):
+            y = nnops.conv(x, W)
+        return nnops.relu(y + B)
+
+    new = assert_applies(FUSE_RULES, fn, X, times=2)
+    assert new.nodes[0].scope == "layer"
+
+
 def test_what_is_added_after_a_residual_goes_to_the_residual() -> None:
     def fn(x, y):
         return nnops.relu((nnops.conv(x, W) + nnops.conv(y, W, B)) + x)
