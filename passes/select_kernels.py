@@ -11,8 +11,9 @@ import jax
 from jaxpress import nnops
 from jaxpress.capture import Graph, Node, PassError, Value
 from jaxpress.nnops.conv_geometry import specs
-from jaxpress.passes.engine import map_bodies
+from jaxpress.passes.engine import map_bodies, rewrite
 from jaxpress.passes.record import Rewrite
+from jaxpress.passes.rules.batch_groups import BATCH_GROUP_RULES
 
 __all__ = ["KERNEL_PREFERENCES", "select_kernels"]
 
@@ -63,7 +64,8 @@ def select_kernels(
     Raises:
       PassError: an op or a kernel is unknown.
     """
-    preferences = preferences_of(kernels, platform or jax.default_backend())
+    platform = platform or jax.default_backend()
+    preferences = preferences_of(kernels, platform)
     memo: dict[int, Graph] = {}
 
     def one(g: Graph) -> Graph:
@@ -83,6 +85,9 @@ def select_kernels(
             g = g.with_parts(nodes=[exchanged.get(node, node) for node in g.nodes])
         return map_bodies(g, one, memo)
 
+    if kernels == "auto" and platform == "cpu":
+        # First: these make convolutions, for which there may be kernels.
+        graph = rewrite(graph, BATCH_GROUP_RULES, pass_name="select_kernels", record=record)
     return one(graph) if preferences else graph
 
 

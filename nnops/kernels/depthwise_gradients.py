@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.nnops.conv_geometry import specs
+from jaxpress.nnops.kernels.batch_parts import sum_over_parts
 from jaxpress.nnops.kernels.depthwise_shifted import applies, depthwise_shifted
 from jaxpress.nnops.opdef import Kernel
 
@@ -22,8 +23,6 @@ __all__ = ["DEPTHWISE_SHIFTED", "input_gradient", "kernel_gradient"]
 
 # Measured: up to here the derived form is as fast, and with strides faster.
 FEW_TAPS = 9
-# Numbers of the input that are worked on at a time; two megabytes of float32.
-CHUNK = 1 << 19
 
 
 def input_gradient(g: Any, x: Any, w: Any, **params: Any) -> Any:
@@ -40,7 +39,11 @@ def input_gradient(g: Any, x: Any, w: Any, **params: Any) -> Any:
     """
     numbers = specs(params["dimension_numbers"])
     taps = [w.shape[i] for i in numbers.rhs_spec[2:]]
-    if math.prod(taps) <= FEW_TAPS or w.shape[numbers.rhs_spec[0]] != params["groups"]:
+    if (
+        params["transposed"]
+        or math.prod(taps) <= FEW_TAPS
+        or w.shape[numbers.rhs_spec[0]] != params["groups"]
+    ):
         return None
     if 0 in g.shape or 0 in x.shape:
         return None
@@ -85,35 +88,15 @@ def kernel_gradient(g: Any, x: Any, w: Any, **params: Any) -> Any:
         The kernel's cotangent; None where there is nothing to take apart.
     """
     numbers = specs(params["dimension_numbers"])
-    at, to = numbers.lhs_spec[0], numbers.out_spec[0]
-    images = x.shape[at]
-    chunk = _images_at_a_time(x.shape, images)
-    # With axes of a mesh in the type, taking the batch apart would need to say what becomes of it.
-    if chunk is None or not jax.typeof(x).sharding.mesh.empty:
-        return None
     # Parts are added up in at least float32, whatever the kernel's dtype.
     like = jax.ShapeDtypeStruct(w.shape, jnp.promote_types(w.dtype, jnp.float32))
 
-    def split(value: Any, axis: int) -> Any:
-        shape = value.shape
-        value = value.reshape(*shape[:axis], images // chunk, chunk, *shape[axis + 1 :])
-        return jnp.moveaxis(value, axis, 0)
-
-    def part(some: tuple[Any, Any]) -> Any:
-        x, g = some
+    def of_some(x: Any, g: Any) -> Any:
         in_kernel = lambda w: depthwise_shifted(x, w, **params)  # noqa: E731
         return jax.linear_transpose(in_kernel, like)(g)[0]
 
-    return lax.map(part, (split(x, at), split(g, to))).sum(0).astype(w.dtype)
-
-
-def _images_at_a_time(shape: Any, images: Any) -> int | None:
-    """The most images that divide the batch and fit; None where that is all, or nobody knows."""
-    if not all(isinstance(n, int) for n in shape) or 0 in shape:
-        return None
-    most = max(1, CHUNK // (math.prod(shape) // images))
-    chunk = max(n for n in range(1, min(most, images) + 1) if images % n == 0)
-    return None if chunk == images else chunk
+    total = sum_over_parts(of_some, (x, numbers.lhs_spec[0]), (g, numbers.out_spec[0]))
+    return None if total is None else total.astype(w.dtype)
 
 
 DEPTHWISE_SHIFTED = Kernel(

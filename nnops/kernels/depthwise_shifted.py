@@ -19,12 +19,11 @@ __all__ = ["applies", "depthwise_shifted"]
 
 
 def applies(params: Mapping[str, Any], operands: Mapping[str, Any]) -> bool:
-    """One group for each channel, not transposed, floats."""
+    """One group for each channel, floats."""
     x, w = operands["x"], operands["w"]
     numbers = specs(params["dimension_numbers"])
     return (
-        not params["transposed"]
-        and params["groups"] == x.shape[numbers.lhs_spec[1]]
+        params["groups"] == x.shape[numbers.lhs_spec[1]]
         and all(jnp.issubdtype(v.dtype, jnp.inexact) for v in (x, w))
         and all(w.shape[i] > 0 for i in numbers.rhs_spec)
     )
@@ -47,6 +46,12 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     out_dtype = params["preferred_element_type"] or x.dtype
     sum_dtype = jnp.promote_types(out_dtype, jnp.float32)
     multiplier = w.shape[features] // x.shape[channels]
+    if params["transposed"]:
+        # Zeros between the entries of x, as many as the strides say, and then steps of one.
+        between = dict.fromkeys(range(x.ndim), 0)
+        between.update(zip(lhs[2:], (step - 1 for step in params["strides"]), strict=True))
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, n) for n in between.values()])
+        params = {**params, "transposed": False, "strides": (1,) * (x.ndim - 2)}
     padded, sliding = conv_windows(x, w, params)
     counts = sliding[-1]
     # Without the barrier XLA sees that the middle tap reads x itself, and computes what made x

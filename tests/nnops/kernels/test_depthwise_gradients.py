@@ -7,7 +7,7 @@ import pytest
 
 import jaxpress as jp
 from jaxpress import nnops
-from jaxpress.nnops.kernels import depthwise_gradients
+from jaxpress.nnops.kernels import batch_parts
 
 CONV = nnops.ops["conv"]
 CASES = [
@@ -18,6 +18,7 @@ CASES = [
     (((8, 3, 6, 7), (4, 6, 1, 4)), {"dimension_numbers": ("HNCW", "WOIH", "CNWH")}),
     (((6, 5, 5, 2), (4, 3, 1, 4)), {}),  # two features a channel: only the kernel's has a form
     (((3, 20, 3), (11, 1, 3)), {"padding": "CAUSAL"}),
+    (((4, 5, 6, 3), (3, 3, 1, 3)), {"strides": 2, "transposed": True}),
     (((0, 5, 5, 2), (5, 5, 1, 2)), {}),
     (((2, 3, 3, 2), (5, 5, 1, 2)), {"padding": "VALID"}),  # no position at all
 ]
@@ -48,7 +49,7 @@ def _operands(shapes, params, dtype=jnp.float32):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(depthwise_gradients, "CHUNK", 150)
+    monkeypatch.setattr(batch_parts, "CHUNK", 150)
 
 
 @pytest.mark.parametrize("shapes, params", CASES)
@@ -68,7 +69,7 @@ def test_a_large_batch_is_worked_on_in_parts(monkeypatch):
         return jp.trace(_pull_back("depthwise_shifted", params))(*operands).count()["scan"]
 
     assert scans() == 1
-    monkeypatch.setattr(depthwise_gradients, "CHUNK", 1 << 19)
+    monkeypatch.setattr(batch_parts, "CHUNK", 1 << 19)
     assert scans() == 0
 
 

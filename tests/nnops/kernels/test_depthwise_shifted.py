@@ -37,6 +37,16 @@ CASES = [
     (((1, 4, 5, 4, 3), (2, 3, 2, 1, 3)), {"strides": (1, 2, 1)}),
     (((1, 2, 2, 3), (3, 3, 1, 3)), {"padding": "VALID"}),  # no position at all
     (((1, 3, 3, 3), (5, 5, 1, 3)), {"padding": "VALID"}),  # nor room for a single one
+    (((2, 4, 5, 3), (3, 4, 1, 3)), {"strides": (2, 3), "transposed": True}),
+    (
+        ((2, 3, 4, 5), (6, 1, 3, 2)),
+        {
+            "dimension_numbers": ("NCHW", "OIHW", "NCHW"),
+            "strides": 2,
+            "transposed": True,
+            "dilation": 2,
+        },
+    ),
     (((1, 5, 5, 1), (3, 3, 1, 4)), {}),  # one channel: also an ordinary conv
 ]
 
@@ -93,7 +103,6 @@ def test_behaves_under_every_transformation_with_epilogue(agree):
     [
         (((1, 5, 5, 4), (3, 3, 4, 4)), {}),
         (((1, 5, 5, 4), (3, 3, 2, 4)), {"groups": 2}),
-        (((1, 5, 5, 4), (3, 3, 1, 4)), {"groups": 4, "transposed": True, "strides": 2}),
     ],
 )
 def test_where_it_does_not_apply(shapes, params):
