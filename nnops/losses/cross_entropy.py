@@ -55,6 +55,22 @@ def _softmax_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple
     return each
 
 
+def _picked(scores: Any, labels: Any, axis: int) -> Any:
+    """The elements at ``labels``; at the nearest class where one is out of range."""
+    classes = scores.shape[axis]
+    labels = jnp.expand_dims(jnp.clip(labels, 0, classes - 1), axis)
+    mesh = jax.typeof(scores).sharding.mesh
+    explicit = jax.sharding.AxisType.Explicit in mesh.axis_types
+    if not explicit and 0 not in scores.shape:
+        taken = jnp.take_along_axis(scores, labels, axis, mode="promise_in_bounds")
+        return jnp.squeeze(taken, axis)
+    # A comparison, not a gather, since classes may be sharded; much slower on the CPU.
+    index = lax.expand_dims(
+        lax.iota(labels.dtype, classes), [i for i in range(scores.ndim) if i != axis % scores.ndim]
+    )
+    return jnp.where(labels == index, scores, 0).sum(axis)
+
+
 def _softmax_losses(
     logits: Any,
     labels: Any,
@@ -84,16 +100,9 @@ def _softmax_losses(
         expected = (q * scores).sum(axis)
         return jax.nn.logsumexp(logits, axis) - expected if by_logsumexp else -expected
     valid = (labels >= 0) & (labels < classes)
-    taken = scores
-    if out_of_range in ("clip", "promise_in_bounds"):
-        labels = jnp.clip(labels, 0, classes - 1)
+    picked = _picked(scores, labels, axis)
     if out_of_range == "promise_in_bounds":
-        taken = jnp.where(jnp.expand_dims(valid, axis), scores, lax.stop_gradient(scores))
-    # A comparison, not a gather: its gradient is no scatter, and classes may be sharded.
-    index = lax.expand_dims(
-        lax.iota(labels.dtype, classes), [i for i in range(logits.ndim) if i != axis % logits.ndim]
-    )
-    picked = jnp.where(jnp.expand_dims(labels, axis) == index, taken, 0).sum(axis)
+        picked = jnp.where(valid, picked, lax.stop_gradient(picked))
     if by_logsumexp and out_of_range == "nan":
         picked = jnp.where(valid, picked, jnp.nan)
     losses = jax.nn.logsumexp(logits, axis) - picked if by_logsumexp else -picked
