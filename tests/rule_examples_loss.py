@@ -41,6 +41,16 @@ LOSSES: dict[str, Case] = {
         ),
         tidied=True,
     ),
+    "raise_normalized_cross_entropy": Case(
+        lambda x, q: nnops.logsumexp(x, -1) - (q * x).sum(-1),
+        (X, P),
+        lambda x, q: nnops.logsumexp(x, -1) - (q * jnp.sin(x)).sum(-1),
+    ),
+    "raise_softplus_cross_entropy": Case(
+        lambda x, z: nnops.softplus(x) - z * x,
+        (X, P),
+        lambda x, z: nnops.softplus(x) - z * jnp.sin(x),
+    ),
     "raise_encoded_labels": Case(
         lambda x, y: nnops.softmax_cross_entropy(x, nnops.one_hot(y, 4)),
         (X, IDS),

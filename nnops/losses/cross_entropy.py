@@ -55,6 +55,22 @@ def _softmax_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple
     return each
 
 
+def _picked(scores: Any, labels: Any, axis: int) -> Any:
+    """The elements at ``labels``; at the nearest class where one is out of range."""
+    classes = scores.shape[axis]
+    labels = jnp.expand_dims(jnp.clip(labels, 0, classes - 1), axis)
+    mesh = jax.typeof(scores).sharding.mesh
+    explicit = jax.sharding.AxisType.Explicit in mesh.axis_types
+    if not explicit and 0 not in scores.shape:
+        taken = jnp.take_along_axis(scores, labels, axis, mode="promise_in_bounds")
+        return jnp.squeeze(taken, axis)
+    # A comparison, not a gather, since classes may be sharded; much slower on the CPU.
+    index = lax.expand_dims(
+        lax.iota(labels.dtype, classes), [i for i in range(scores.ndim) if i != axis % scores.ndim]
+    )
+    return jnp.where(labels == index, scores, 0).sum(axis)
+
+
 def _softmax_losses(
     logits: Any,
     labels: Any,
@@ -67,6 +83,7 @@ def _softmax_losses(
     zero_times_infinity: str,
 ) -> Any:
     classes = logits.shape[axis]
+    scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
     if labels.ndim < logits.ndim:
         labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
         if from_end:
@@ -74,26 +91,18 @@ def _softmax_losses(
         if out_of_range == "zero":
             labels = jax.nn.one_hot(labels, classes, axis=axis, dtype=logits.dtype)
     if labels.ndim == logits.ndim:
-        log_p = jax.nn.log_softmax(logits, axis)
         q = labels.astype(logits.dtype)  # integers too
         if label_smoothing:
             q = (1 - label_smoothing) * q + label_smoothing / classes
         if zero_times_infinity == "zero":
             # What cannot happen and has no probability costs nothing: 0 log 0 = 0.
-            log_p = jnp.where((q == 0) & jnp.isneginf(log_p), 0, log_p)
-        return -(q * log_p).sum(axis)
+            scores = jnp.where((q == 0) & jnp.isneginf(scores), 0, scores)
+        expected = (q * scores).sum(axis)
+        return jax.nn.logsumexp(logits, axis) - expected if by_logsumexp else -expected
     valid = (labels >= 0) & (labels < classes)
-    scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
-    taken = scores
-    if out_of_range in ("clip", "promise_in_bounds"):
-        labels = jnp.clip(labels, 0, classes - 1)
+    picked = _picked(scores, labels, axis)
     if out_of_range == "promise_in_bounds":
-        taken = jnp.where(jnp.expand_dims(valid, axis), scores, lax.stop_gradient(scores))
-    # A comparison, not a gather: its gradient is no scatter, and classes may be sharded.
-    index = lax.expand_dims(
-        lax.iota(labels.dtype, classes), [i for i in range(logits.ndim) if i != axis % logits.ndim]
-    )
-    picked = jnp.where(jnp.expand_dims(labels, axis) == index, taken, 0).sum(axis)
+        picked = jnp.where(valid, picked, lax.stop_gradient(picked))
     if by_logsumexp and out_of_range == "nan":
         picked = jnp.where(valid, picked, jnp.nan)
     losses = jax.nn.logsumexp(logits, axis) - picked if by_logsumexp else -picked
@@ -184,9 +193,10 @@ def softmax_cross_entropy(
             ``"promise_in_bounds"`` for the same, through which no gradient goes, as in ``x[i]``;
             ``"zero"`` for no class at all, as jax.nn.one_hot has it.
         from_end: whether negative class indices count from the end, as they do in NumPy.
-        by_logsumexp: computes class indices' losses as ``logsumexp(logits) - logits[label]``, as
-            optax does. Less exact for large logits; and it is infinity, not NaN, where another
-            class has an infinite logit, and has a gradient where an index is out of range.
+        by_logsumexp: computes ``logsumexp(logits) - sum(q * logits)``, of class indices as optax
+            does: the same if q's sum is 1. Less exact for large logits; and it is infinity, not
+            NaN, where another class has an infinite logit, and has a gradient where an index is
+            out of range.
         zero_times_infinity: what a probability of 0 adds at a logit of minus infinity: ``"zero"``,
             since what cannot happen costs nothing; or ``"nan"``, the product, as in optax. Of
             class indices, only with ``out_of_range="zero"``.
@@ -234,10 +244,17 @@ def _binary_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[
 
 
 def _binary_losses(
-    logits: Any, labels: Any, *, label_smoothing: float, zero_times_infinity: str
+    logits: Any,
+    labels: Any,
+    *,
+    label_smoothing: float,
+    by_softplus: bool,
+    zero_times_infinity: str,
 ) -> Any:
     if label_smoothing:
         labels = (1 - label_smoothing) * labels + label_smoothing / 2
+    if by_softplus:
+        return jax.nn.softplus(logits) - labels * logits
     if zero_times_infinity == "nan":
         no = (1 - labels) * jax.nn.log_sigmoid(-logits)
         return -labels * jax.nn.log_sigmoid(logits) - no
@@ -251,7 +268,8 @@ def _binary_losses(
 
 def _normalize_binary(params: dict[str, Any]) -> dict[str, Any]:
     check_product("binary_cross_entropy", params)
-    return _smoothing("binary_cross_entropy", params)
+    params = _smoothing("binary_cross_entropy", params)
+    return {**params, "by_softplus": bool(params["by_softplus"])}
 
 
 _BINARY = define_loss(
@@ -260,7 +278,7 @@ _BINARY = define_loss(
     operands=("logits", "labels"),
     shape=_binary_shape,
     spread=lambda where, params: where,
-    defaults={"label_smoothing": 0.0, "zero_times_infinity": "zero"},
+    defaults={"label_smoothing": 0.0, "by_softplus": False, "zero_times_infinity": "zero"},
     normalize=_normalize_binary,
 )
 
@@ -273,6 +291,7 @@ def binary_cross_entropy(
     where: Any = None,
     weights: Any = None,
     label_smoothing: float = 0.0,
+    by_softplus: bool = False,
     zero_times_infinity: str = "zero",
     reduction: str = "none",
 ) -> jax.Array:
@@ -286,6 +305,8 @@ def binary_cross_entropy(
         where: booleans of logits' shape; False leaves an element out, whatever it holds.
         weights: of logits' shape, not negative.
         label_smoothing: s in ``(1 - s) * labels + s / 2``, from 0 to 1, a Python number.
+        by_softplus: computes ``softplus(logits) - labels * logits``: less exact for large logits,
+            and NaN where one is infinite and should cost nothing.
         zero_times_infinity: what an infinite logit costs that agrees with its label: ``"zero"``,
             or ``"nan"``, the product, as in optax.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -311,6 +332,7 @@ def binary_cross_entropy(
         _BINARY,
         operands,
         label_smoothing=label_smoothing,
+        by_softplus=by_softplus,
         zero_times_infinity=zero_times_infinity,
         reduction=reduction,
     )

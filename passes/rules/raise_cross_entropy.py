@@ -210,6 +210,70 @@ RAISE_SPARSE_CROSS_ENTROPY = Rule(
 )
 
 
+class _NormalizedPattern:
+    """``logsumexp(logits) - sum(labels * logits)``; turned round where a sum of it is negated."""
+
+    names = frozenset({"sub"})
+    size = 5
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        normalizer, expected = view.inputs(node)
+        turned = _is_logsumexp(view, expected)
+        if turned:
+            normalizer, expected = expected, normalizer
+        lse, total = view.producer(normalizer), view.producer(expected)
+        if lse is None or lse.op != "logsumexp" or len(view.inputs(lse)) != 1 or total is None:
+            state.fail("it is not taken from a log-sum-exp", node)
+            return None
+        if turned and not _becomes_negative(view, node.output):
+            state.fail("it is no loss, but a likelihood", node)
+            return None
+        found = signed_sum(view, total)
+        (x,) = view.inputs(lse)
+        if isinstance(found, str) or not found.positive or x not in found.factors:
+            state.fail("what is taken away is no sum of labels times the same logits", node)
+            return None
+        axis = lse.params["axis"]
+        if not isinstance(axis, int) or found.axes != (axis + x.ndim,) or lse.params.get("mapped"):
+            state.fail("the sums are over different axes", node)
+            return None
+        labels = found.factors[found.factors[0] is x]
+        info = {"axis": axis, "negated": turned}
+        values = {"logits": x, "labels": labels}
+        return Match(view, node, values, matched=(lse, *found.nodes), info=info)
+
+
+def _normalized_guard(match: Match) -> str | None:
+    logits, labels, axis = match["logits"], match["labels"], match.info["axis"]
+    rows = list(logits.shape)
+    del rows[axis]
+    if labels.shape != logits.shape or labels is logits or match.root.output.shape != tuple(rows):
+        return "labels are broadcast, or the logits themselves"
+    return refused_dtypes(match, ("logits", "labels"))
+
+
+def _raise_normalized(logits: Any, labels: Any, *, match: Match) -> Any:
+    loss = nnops.softmax_cross_entropy(
+        logits,
+        labels,
+        axis=match.info["axis"],
+        by_logsumexp=True,
+        zero_times_infinity="nan",
+    )
+    return -loss if match.info["negated"] else loss
+
+
+# logsumexp(x) - sum(labels * x) -> softmax_cross_entropy(x, labels, by_logsumexp=True)
+RAISE_NORMALIZED_CROSS_ENTROPY = Rule(
+    "raise_normalized_cross_entropy",
+    Above(_NormalizedPattern(), ("logsumexp",)),
+    _raise_normalized,
+    _normalized_guard,
+    numerics="reassociates",
+)
+
+
 def _log_sigmoid(view: View, value: Value) -> tuple[bool, bool, Value, list[Node]] | None:
     """``(a, b, x)`` of a value that is ``log_sigmoid(x)``, negated unless a, of -x unless b."""
     node = view.producer(value)
@@ -304,10 +368,54 @@ RAISE_BINARY_CROSS_ENTROPY = Rule(
     numerics="reassociates",
 )
 
+
+class _SoftplusPattern:
+    """``softplus(logits) - labels * logits``; turned round where a sum of it is negated."""
+
+    names = frozenset({"sub"})
+    size = 3
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        makers = [view.producer(v) for v in view.inputs(node)]
+        turned = makers[1] is not None and makers[1].op == "softplus"
+        softplus, product = reversed(makers) if turned else makers
+        if softplus is None or product is None or (softplus.op, product.op) != ("softplus", "mul"):
+            state.fail("it is no difference of a softplus and a product", node)
+            return None
+        if turned and not _becomes_negative(view, node.output):
+            state.fail("it is no loss, but a likelihood", node)
+            return None
+        (x,) = view.inputs(softplus)
+        factors = view.inputs(product)
+        if x not in factors or softplus.params.get("mapped") or factors[0] is factors[1]:
+            state.fail("the product is not of labels and the same logits", node)
+            return None
+        values = {"logits": x, "labels": factors[factors[0] is x]}
+        matched = (softplus, product)
+        return Match(view, node, values, matched=matched, info={"negated": turned})
+
+
+def _raise_softplus(logits: Any, labels: Any, *, match: Match) -> Any:
+    loss = nnops.binary_cross_entropy(logits, labels, by_softplus=True)
+    return -loss if match.info["negated"] else loss
+
+
+# softplus(x) - z * x -> binary_cross_entropy(x, z, by_softplus=True)
+RAISE_SOFTPLUS_CROSS_ENTROPY = Rule(
+    "raise_softplus_cross_entropy",
+    Above(_SoftplusPattern(), ("softplus",)),
+    _raise_softplus,
+    _binary_guard,
+    numerics="reassociates",
+)
+
 CROSS_ENTROPY_RULES = RuleSet(
     (
         RAISE_SOFTMAX_CROSS_ENTROPY,
         RAISE_SPARSE_CROSS_ENTROPY,
+        RAISE_NORMALIZED_CROSS_ENTROPY,
+        RAISE_SOFTPLUS_CROSS_ENTROPY,
         RAISE_BINARY_CROSS_ENTROPY,
     )
 )

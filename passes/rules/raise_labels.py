@@ -35,9 +35,6 @@ class _LabelsPattern:
         if tuple(node.params["operands"]) != ("logits", "labels"):
             state.fail("some elements count more than others", node)
             return None
-        if node.params.get("by_logsumexp") or node.params.get("from_end"):
-            state.fail("it has parameters of class indices", node)
-            return None
         return self.of_labels(state, node, logits, labels)
 
     def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
@@ -71,7 +68,9 @@ def _raise_encoded(logits: Any, labels: Any, *, match: Match) -> Any:
     params = {k: v for k, v in match.root.params.items() if k != "operands"}
     if match.info["squeezed"]:
         labels = lax.squeeze(labels, (params["axis"] + logits.ndim,))
-    return nnops.softmax_cross_entropy(logits, labels, **{**params, "out_of_range": "zero"})
+    return nnops.softmax_cross_entropy(
+        logits, labels, **{**params, "out_of_range": "zero", "from_end": False}
+    )
 
 
 # softmax_cross_entropy(logits, one_hot(ids)) -> softmax_cross_entropy(logits, ids)
@@ -88,6 +87,9 @@ class _SmoothedPattern(_LabelsPattern):
 
     def of_labels(self, state: State, node: Node, logits: Value, labels: Value) -> Match | None:
         view, add = state.view, state.view.producer(labels)
+        if node.params.get("by_logsumexp"):
+            state.fail("it is computed in a way that takes no smoothing", node)
+            return None
         if node.params["label_smoothing"] or add is None or add.op != "add":
             state.fail("its labels are no sum, or smoothed already", node)
             return None

@@ -159,16 +159,28 @@ def test_class_indices_in_every_arithmetic(label):
 
 def test_products_of_zero_and_infinity_as_in_optax():
     how = {"zero_times_infinity": "nan"}
-    ours = lambda *a: nnops.softmax_cross_entropy(*a, **how)  # noqa: E731
+    ours = lambda *a, **k: nnops.softmax_cross_entropy(*a, **how, **k)  # noqa: E731
     for q in ([0.25, 0, 0.75], [0, 0, 0], [-1, 1, 1]):
         q = jnp.broadcast_to(jnp.array(q, "float32"), EXTREME.shape)
         same(ours, optax.softmax_cross_entropy, EXTREME, q)
+        same(
+            lambda *a: ours(*a, by_logsumexp=True),
+            lambda x, q: jax.nn.logsumexp(x, -1) - (q * x).sum(-1),
+            EXTREME,
+            q,
+        )
     x = jnp.array([INF, -INF, 3e38, -3e38, 0, jnp.nan])
     for z in (0.0, 0.5, 1.0):
         z = jnp.full(x.shape, z)
         same(
             lambda *a: nnops.binary_cross_entropy(*a, **how),
             optax.sigmoid_binary_cross_entropy,
+            x,
+            z,
+        )
+        same(
+            lambda *a: nnops.binary_cross_entropy(*a, by_softplus=True),
+            lambda x, z: jax.nn.softplus(x) - z * x,
             x,
             z,
         )

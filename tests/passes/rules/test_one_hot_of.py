@@ -27,6 +27,12 @@ def test_of_jax(axis) -> None:
     assert [node.op for node in found.nodes] == ["convert_element_type", "eq"]
 
 
+def test_of_a_choice() -> None:
+    """As Flax' ``common_utils.onehot`` has it."""
+    graph, found = found_in(lambda i: jnp.where(i[..., None] == jnp.arange(4), 1.0, 0.0))
+    assert found is not None and found.ids is graph.inputs[0] and found.axis == 2
+
+
 def test_of_the_named_op() -> None:
     graph, found = found_in(lambda i: nnops.one_hot(i, 4, axis=0))
     assert found is not None and found.ids is graph.inputs[0] and found.axis == 0
@@ -44,6 +50,8 @@ def test_with_the_axis_still_there() -> None:
         lambda i: (i == i.T[:2, :1]).astype(float),
         lambda i: (i[..., None] == jnp.arange(4) * 2).astype(float),
         lambda i: jnp.eye(3) + i[0, 0],
+        lambda i: jnp.where(i[..., None] == jnp.arange(4), 0.9, 0.1),
+        lambda i: jnp.where(i[..., None] == jnp.arange(4), 0.0, 1.0),
     ],
 )
 def test_what_is_none(fn) -> None:

@@ -86,6 +86,18 @@ EVERYWHERE = [
     ),
     ("binary_cross_entropy", optax.sigmoid_binary_cross_entropy, (X, P)),
     ("binary_cross_entropy", lambda x, z: -likelihood(x, z).mean(), (X, P)),
+    (
+        "softmax_cross_entropy",
+        lambda x, p: jax.nn.logsumexp(x, 0) - (p * x).sum(0),
+        (X, P),
+    ),
+    (
+        "softmax_cross_entropy",
+        lambda x, i: jax.nn.logsumexp(x, -1) - jnp.sum(jax.nn.one_hot(i, 4) * x, -1),
+        (X, IDS),
+    ),
+    ("binary_cross_entropy", lambda x, z: jax.nn.softplus(x) - x * z, (X, P)),
+    ("binary_cross_entropy", lambda x, z: -(x * z - jnp.logaddexp(x, 0)).mean(), (X, P)),
     ("mean_squared_error", optax.squared_error, (X, Y)),
     ("mean_squared_error", lambda a, b: jnp.sqrt(jnp.mean((a - b) * (a - b))), (X, Y)),
     ("mean_squared_error", lambda a, b: ((a - b) ** jnp.float32(2)).sum(-1).mean(), (X, Y)),
@@ -168,6 +180,8 @@ NONE = [
     (lambda x, z: -z * nnops.log_sigmoid(x) - (1 - z) * nnops.log_sigmoid(x), (Z, Z)),
     (lambda x, z: -z * nnops.log_sigmoid(x) + (1 - z) * nnops.log_sigmoid(-x), (Z, Z)),
     (lambda x, z: -z * nnops.log_sigmoid(x) - (1 - x) * nnops.log_sigmoid(-x), (Z, Z)),
+    (lambda x, z: (x * z - nnops.softplus(x)) * z, (Z, Z)),
+    (lambda x, q: jax.nn.logsumexp(x, -1) - (q * x).sum(0), (Z, Z)),
     # A parabola and a line that do not meet.
     (lambda a, b: jnp.where(jnp.abs(a - b) < 1, 0.5 * (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
     # The logarithm of 0 is left as it is; a quotient that may overflow.

@@ -12,6 +12,7 @@ from jaxpress.capture import trace
 from jaxpress.capture.edit import Editor
 from jaxpress.passes.rules.scalars import number
 
+SHAPE = jnp.asarray([2, 3])
 TWO, THREE = np.float32(2), np.float32(3)
 
 
@@ -30,6 +31,9 @@ def found(fn, *args):
         (lambda: lax.gt(lax.sub(THREE, TWO), np.float32(0)), 1.0),
         (lambda: lax.max(lax.neg(TWO), THREE), 3.0),
         (lambda: jnp.full((2, 3), 0.001), 0.001),
+        (lambda: lax.select_n(lax.lt(TWO, THREE), TWO, THREE), 3.0),
+        # The number of elements, of a shape that is kept as an array.
+        (lambda: lax.convert_element_type(jnp.prod(SHAPE), "float32"), 6.0),
         (lambda: lax.convert_element_type(lax.sub(8, 1), "float32"), 7.0),
         # Of a float32 what was meant, of less what it is.
         (lambda: np.float32(0.1) * jnp.ones((), "float32"), 0.1),
@@ -49,6 +53,7 @@ def test_arithmetic_of_what_is_written(fn, want) -> None:
         lambda x: lax.sqrt(lax.neg(TWO)),
         lambda x: lax.exp(TWO),
         lambda x: jnp.arange(3.0) * 2,
+        lambda x: jnp.prod(SHAPE.astype("float32")),
         lambda x: np.complex64(1j) * jnp.ones((), "complex64"),
     ],
 )
