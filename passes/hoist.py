@@ -23,9 +23,11 @@ from jaxpress.capture.edit import Editor
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.capture.flops import nbytes
 from jaxpress.capture.template import Template
-from jaxpress.passes.engine import map_bodies
+from jaxpress.passes.engine import map_bodies, rewrite
 from jaxpress.passes.known import LOOPS_AND_BRANCHES, body_inputs, known_values, mark_known
 from jaxpress.passes.more_inputs import with_more_inputs
+from jaxpress.passes.record import Rewrite
+from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 
 __all__ = ["hoist"]
 
@@ -38,19 +40,26 @@ _SPREADING = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims",
 _LOOPS = frozenset({"scan", "while"})
 
 
-def hoist(graph: Graph, max_growth: int = MAX_GROWTH_BYTES) -> Graph:
+def hoist(
+    graph: Graph, max_growth: int = MAX_GROWTH_BYTES, record: list[Rewrite] | None = None
+) -> Graph:
     """Work that is the same in every round of a loop moves in front of the loop.
+
+    What has moved meets what was there, such as a transpose another one, and is tidied with it.
 
     Args:
       graph: the graph; closed-over constants and ``weight_inputs`` are what is known.
       max_growth: a value of more bytes than this that is larger than all it is made from stays.
+      record: a list to which the rewrites that tidy are added.
 
     Returns:
       A new graph, or the same where nothing moved.
     """
     marked = mark_known(graph)
     new = _hoist(marked, max_growth, {})
-    return graph if new is marked else new
+    if new is marked:
+        return graph
+    return rewrite(new, CLEANUP_RULES, pass_name="hoist", record=record)
 
 
 def _hoist(graph: Graph, max_growth: int, memo: dict[int, Any]) -> Graph:

@@ -154,7 +154,7 @@ def is_parameter_like(view: View, value: Value) -> bool:
         if view.is_known(value) or node is None or value in seen:
             continue
         seen.add(value)
-        if node.op != "concatenate" and node.op not in _MOVEMENT:
+        if node.op not in ("concatenate", "split") and node.op not in _MOVEMENT:
             return False
         inputs = view.inputs(node)
         stack.extend(inputs if node.op == "concatenate" else inputs[:1])

@@ -37,10 +37,10 @@ def linen_bidirectional():
     return partial(model.apply, params), (X,)
 
 
-def flax_nnx(cell):
+def flax_nnx(cell, call=None, **options):
     """The weights are arguments: NNX counts random keys even here."""
-    graph, state = nnx.split(nnx.RNN(getattr(nnx, cell)(F, H, rngs=nnx.Rngs(0))))
-    return (lambda state, x: nnx.merge(graph, state)(x)), (state, X)
+    graph, state = nnx.split(nnx.RNN(getattr(nnx, cell)(F, H, rngs=nnx.Rngs(0)), **options))
+    return (lambda state, x: nnx.merge(graph, state)(x, **call or {})), (state, X)
 
 
 def equinox(cell, mapped=True, **options):
@@ -101,6 +101,13 @@ SEQUENCES = {
     "nnx fused LSTM": (partial(flax_nnx, "OptimizedLSTMCell"), "lstm"),
     "nnx GRU": (partial(flax_nnx, "GRUCell"), "gru"),
     "nnx simple": (partial(flax_nnx, "SimpleCell"), "rnn"),
+    "nnx GRU, lengths, reverse, state": (
+        partial(
+            flax_nnx, "GRUCell", {"seq_lengths": LENGTHS}, reverse=True, keep_order=True,
+            return_carry=True,
+        ),
+        "gru",
+    ),
     "equinox LSTM": (partial(equinox, "LSTMCell"), "lstm"),
     "equinox LSTM, one sequence, no bias": (
         partial(equinox, "LSTMCell", mapped=False, use_bias=False), "lstm",

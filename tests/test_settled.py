@@ -70,6 +70,34 @@ def test_small_functions(fn: Any, rows: int) -> None:
     assert_settled(jp.trace(fn)(jnp.ones((rows, 3))))
 
 
+def _turned_weights(w: Any) -> Any:
+    """Weights that a loop turns, and its gradient turns back."""
+
+    def loss(w: Any, rows: Any) -> Any:
+        return jnp.sum(lax.scan(lambda h, x: (jnp.sin(x @ w.T + h), None), jnp.zeros(2), rows)[0])
+
+    return jax.grad(loss, (0, 1))(w, jnp.ones((4, 3)))
+
+
+def _weak_mask(x: Any) -> Any:
+    mask = jax.random.bernoulli(jax.random.key(x[0, 0].astype(int)), 0.5, x.shape) / 0.5
+    return lax.scan(lambda h, _: (jnp.sin(h * mask), None), x, None, length=3)[0]
+
+
+def _split_weights(w: Any) -> Any:
+    def step(h: Any, _: Any) -> Any:
+        first, second = jnp.split(turned, 2, 1)
+        return jnp.sin((h * 2) @ first) * jnp.cos(h @ second) + h, None
+
+    turned = w.T
+    return lax.scan(step, jnp.ones((4, 3)), None, length=3)[0]
+
+
+@pytest.mark.parametrize("fn", [_turned_weights, _weak_mask, _split_weights])
+def test_what_has_left_a_loop_meets_what_was_there(fn: Any) -> None:
+    assert_settled(jp.trace(fn)(jnp.ones((2, 3))))
+
+
 @pytest.mark.parametrize("name", ["jax_transformer", "linen_cnn", "keras_mlp", "haiku_transformer"])
 def test_training_steps(name: str) -> None:
     model = built(name)

@@ -20,7 +20,8 @@ from jaxpress.passes.rules.recurrent_cells import Cell, activation_of, find_lstm
 from jaxpress.passes.rules.recurrent_gru import find_gru
 from jaxpress.passes.rules.recurrent_operands import data_of, operands_for, weights_of
 from jaxpress.passes.rules.recurrent_polynomial import Unfit, through
-from jaxpress.passes.rules.recurrent_terms import Reader, Ref, is_stored
+from jaxpress.passes.rules.recurrent_refs import Ref
+from jaxpress.passes.rules.recurrent_terms import Reader, is_stored
 from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["RECURRENT_CELL_RULES"]

@@ -14,16 +14,8 @@ import jax.numpy as jnp
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.recurrent_polynomial import Unfit, polynomial, ref_of, through
-from jaxpress.passes.rules.recurrent_terms import (
-    Bias,
-    Gated,
-    Opaque,
-    Product,
-    Reader,
-    Ref,
-    Term,
-    step_back,
-)
+from jaxpress.passes.rules.recurrent_refs import Ref, step_back
+from jaxpress.passes.rules.recurrent_terms import Bias, Gated, Opaque, Product, Reader, Term
 from jaxpress.passes.view import View
 
 __all__ = [

@@ -8,7 +8,8 @@ from typing import Any
 from jaxpress.capture import Value
 from jaxpress.passes.rules.recurrent_cells import Cell, Finder, Gate, activation_of
 from jaxpress.passes.rules.recurrent_polynomial import Unfit, polynomial, ref_of, through
-from jaxpress.passes.rules.recurrent_terms import Bias, Gated, Opaque, Product, Reader, Ref, Term
+from jaxpress.passes.rules.recurrent_refs import Ref
+from jaxpress.passes.rules.recurrent_terms import Bias, Gated, Opaque, Product, Reader, Term
 from jaxpress.passes.view import View
 
 __all__ = ["find_gru"]

@@ -12,15 +12,8 @@ from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.recurrent_cells import Cell, Gate
 from jaxpress.passes.rules.recurrent_loop import Loop
 from jaxpress.passes.rules.recurrent_operands import data_of
-from jaxpress.passes.rules.recurrent_terms import (
-    Bias,
-    Opaque,
-    Product,
-    Reader,
-    Ref,
-    Term,
-    is_stored,
-)
+from jaxpress.passes.rules.recurrent_refs import Ref
+from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product, Reader, Term, is_stored
 from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["with_projection"]

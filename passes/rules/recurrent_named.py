@@ -8,7 +8,8 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.recurrent_cells import Cell, Gate
 from jaxpress.passes.rules.recurrent_polynomial import Unfit
-from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product, Reader, Ref
+from jaxpress.passes.rules.recurrent_refs import Ref
+from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product, Reader
 
 __all__ = ["find_named"]
 

@@ -11,7 +11,8 @@ from jax import lax
 
 from jaxpress.capture import Literal, Value
 from jaxpress.passes.rules.recurrent_cells import Cell, Gate
-from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product, Ref
+from jaxpress.passes.rules.recurrent_refs import Ref
+from jaxpress.passes.rules.recurrent_terms import Bias, Opaque, Product
 from jaxpress.passes.rules.weights import as_vector
 
 __all__ = ["data_of", "operands_for", "weights_of"]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from jaxpress.capture import Value
 from jaxpress.passes.rules.polynomial import Polynomial
-from jaxpress.passes.rules.recurrent_terms import Ref
+from jaxpress.passes.rules.recurrent_refs import Ref
 from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["Unfit", "polynomial", "ref_of", "through"]

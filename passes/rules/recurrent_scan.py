@@ -18,8 +18,8 @@ from jaxpress.passes.rules.recurrent_loop import Loop, replay
 from jaxpress.passes.rules.recurrent_named import find_named
 from jaxpress.passes.rules.recurrent_operands import data_of, operands_for, weights_of
 from jaxpress.passes.rules.recurrent_polynomial import Unfit, through
+from jaxpress.passes.rules.recurrent_refs import Ref
 from jaxpress.passes.rules.recurrent_rest import run_rest, state_groups, states_beside
-from jaxpress.passes.rules.recurrent_terms import Ref
 from jaxpress.passes.view import scalar_value
 
 __all__ = ["Recurrent", "find_recurrent", "run_recurrent"]

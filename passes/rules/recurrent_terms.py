@@ -12,9 +12,10 @@ from typing import Any
 
 from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
+from jaxpress.passes.rules.recurrent_refs import Ref, pieces, step_back
 from jaxpress.passes.view import View, channel_base, scalar_value
 
-__all__ = ["Bias", "Gated", "Opaque", "Product", "Reader", "Ref", "is_stored", "step_back"]
+__all__ = ["Bias", "Gated", "Opaque", "Product", "Reader", "Term", "is_stored"]
 
 _MAX_TERMS = 64
 _SUMS_AND_PRODUCTS = frozenset({"add", "add_any", "sub", "dot_general", "dense"})
@@ -24,41 +25,6 @@ _REARRANGED = frozenset(
     transpose
     """.split()  # noqa: SIM905
 )
-
-
-@dataclass(frozen=True)
-class Ref:
-    """Columns of a value: which of its axes is which, and a range along the features.
-
-    Attributes:
-        value: an array.
-        axes: the array's axes in the order batch ..., features.
-        lo, hi: the range of features.
-    """
-
-    value: Value
-    axes: tuple[int, ...]
-    lo: Any
-    hi: Any
-
-    @staticmethod
-    def whole(value: Value) -> Ref:
-        """All of a value whose features come last."""
-        return Ref(value, tuple(range(value.ndim)), 0, value.shape[-1])
-
-    @property
-    def features(self) -> int:
-        """The value's axis along which features run."""
-        return self.axes[-1]
-
-    @property
-    def in_order(self) -> bool:
-        """Whether the axes stand in the order batch ..., features."""
-        return self.axes == tuple(range(len(self.axes)))
-
-    def of(self, value: Value) -> Ref:
-        """The same columns of another value of the same shape."""
-        return Ref(value, self.axes, self.lo, self.hi)
 
 
 @dataclass(frozen=True)
@@ -120,66 +86,6 @@ class Gated:
 
 
 Term = Product | Bias | Opaque | Gated
-
-
-def step_back(view: View, ref: Ref) -> Ref | None:
-    """The same columns one operation earlier, where that only moves or converts them."""
-    node = view.producer(ref.value)
-    if node is None or not ref.value.ndim or not view.inputs(node):
-        return None
-    source = view.inputs(node)[0]
-    at = ref.features
-    match node.op:
-        case "convert_element_type" | "copy":
-            return ref.of(source)
-        case "transpose":
-            permutation = [int(p) for p in node.params["permutation"]]
-            return Ref(source, tuple(permutation[a] for a in ref.axes), ref.lo, ref.hi)
-        case "slice":
-            return _through_slice(node, source, ref)
-        case "split":
-            if node.params["axis"] != at:
-                return None
-            sizes = node.params["sizes"]
-            which = next(i for i, v in enumerate(node.outputs) if v is ref.value)
-            before = sum(int(s) for s in sizes[:which])
-            return Ref(source, ref.axes, before + ref.lo, before + ref.hi)
-        case "concatenate":
-            if node.params["dimension"] != at:
-                return None
-            return next((r for r, lo, _ in pieces(view, ref) if lo == (ref.lo, ref.hi)), None)
-        case _:
-            return None
-
-
-def _through_slice(node: Node, source: Value, ref: Ref) -> Ref | None:
-    start, limit = node.params["start_indices"], node.params["limit_indices"]
-    strides = node.params["strides"]
-    if strides is not None and any(s != 1 for s in strides):
-        return None
-    at = ref.features
-    for axis, (a, b, n) in enumerate(zip(start, limit, source.shape, strict=True)):
-        if axis != at and (a != 0 or b != n):
-            return None
-    return Ref(source, ref.axes, start[at] + ref.lo, start[at] + ref.hi)
-
-
-def pieces(view: View, ref: Ref) -> list[tuple[Ref, tuple[Any, Any], Any]]:
-    """The parts of a concatenation along the features that lie in ``ref``'s range.
-
-    Each with its range of features in the whole, and the node. Empty for anything else.
-    """
-    node = view.producer(ref.value)
-    if node is None or node.op != "concatenate" or node.params["dimension"] != ref.features:
-        return []
-    found, before = [], 0
-    for part in view.inputs(node):
-        size = part.shape[ref.features]
-        lo, hi = max(ref.lo, before), min(ref.hi, before + size)
-        if lo < hi:
-            found.append((Ref(part, ref.axes, lo - before, hi - before), (lo, hi), node))
-        before += size
-    return found
 
 
 def is_stored(view: View, value: Value) -> bool:

@@ -103,6 +103,19 @@ def split_weights(x):
     return loop(step, STATE[::-1], jnp.swapaxes(x, 0, 1))
 
 
+def reshaped(split):
+    """Gates along an axis of their own."""
+
+    def step(state, x):
+        h, c = state
+        i, f, g, o = split((x @ W + h @ U + BIAS).reshape(B, 4, H))
+        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+        new = sigmoid(o) * jnp.tanh(c), c
+        return new, new[0]
+
+    return lambda x: loop(step, xs=jnp.swapaxes(x, 0, 1))
+
+
 def hoisted(x):
     def step(state, z):
         new = gates(z + state[0] @ U, state[1])
@@ -197,6 +210,9 @@ BY_HAND = {
     "x before h": concatenated("x"),
     "weights first": weights_first,
     "a matrix for each gate": split_weights,
+    "gates along an axis": reshaped(lambda z: [z[:, i] for i in range(4)]),
+    "gates in front": reshaped(lambda z: jnp.moveaxis(z, 1, 0)),
+    "gates along an axis, split": reshaped(lambda z: [v[:, 0] for v in jnp.split(z, 4, 1)]),
     "input projected ahead": hoisted,
     "input projected ahead, and needed": hoisted_for_two,
     "a context beside": with_context,

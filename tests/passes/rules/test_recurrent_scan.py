@@ -267,8 +267,28 @@ def weights_per_example(x):
     return jax.vmap(one)(x, jnp.stack([U, 2 * U]))
 
 
+def interleaved(state, x):
+    """Its gates lie in turns, and not one after another."""
+    h, c = state
+    z = (x @ W + h @ U + BIAS).reshape(B, H, 4)
+    i, f, g, o = (z[:, :, i] for i in range(4))
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return sigmoid(o) * jnp.tanh(c), c
+
+
+def gates_of_features(state, x):
+    """As many features as gates: only the axes tell."""
+    h, c = state
+    z = (x @ W + h @ U + BIAS).reshape(B, 4, H)
+    i, f, g, o = (z[:, :, i] for i in range(H))
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return sigmoid(o) * jnp.tanh(c), c
+
+
 LOOKALIKES.update(
     {
+        "interleaved": other_cell(interleaved),
+        "gates of features": other_cell(gates_of_features),
         "turned c": turned(c=jnp.transpose),
         "turned h": turned(h=jnp.transpose),
         "turned gate": turned(gate=jnp.transpose),
