@@ -68,8 +68,7 @@ def _reference(query: Any, key: Any, value: Any, **given: Any) -> Any:
     if bias is not None:
         logits = (logits + bias).astype(logits_dtype)
     allowed = _allowed(logits.shape, operands, given["is_causal"], given["local_window_size"])
-    zeroed = given["zero_masked"] and allowed is not None
-    fill = given["mask_value"]
+    zeroed, fill = given["zero_masked"], given["mask_value"]
     # Without a fill, a softmax over the keys that take part leaves the others out.
     alone = zeroed and fill is None
     if allowed is not None and not alone:
@@ -78,7 +77,7 @@ def _reference(query: Any, key: Any, value: Any, **given: Any) -> Any:
 
     logits = logits.astype(given["softmax_dtype"] or logits_dtype)
     weights = jax.nn.softmax(logits, axis=-1, where=allowed if alone else None)
-    if zeroed and not alone:
+    if allowed is not None and zeroed and not alone:
         weights = jnp.where(allowed, weights, jnp.zeros((), weights.dtype))
     weights = weights.astype(value.dtype)
     if dropout_key is not None and given["dropout_rate"] > 0:

@@ -180,7 +180,7 @@ def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Ope
     return _Operand(found.value, _carried(found.axes, labels, found.value.ndim), found.factor)
 
 
-def _carried(axes: Axes, labels: Labels, ndim: int) -> tuple[int | None, ...]:
+def _carried(axes: Axes, labels: Sequence[int | None], ndim: int) -> tuple[int | None, ...]:
     """The labels of a source's axes, from those of what was made of it."""
     out: list[int | None] = [None] * ndim
     for axis, label in zip(axes, labels, strict=True):

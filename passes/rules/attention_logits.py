@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rules.axis_parts import Labels, Part, inverse, regrouped
 from jaxpress.passes.rules.axis_tracking import Axes, axes_before, constant, spread
+from jaxpress.passes.rules.raise_log_softmax import log_softmax_at
+from jaxpress.passes.rules.raise_softmax import softmax_at
 from jaxpress.passes.view import View
 
 __all__ = ["Logits", "Softmax", "Term", "logits_behind", "softmax_behind"]
@@ -78,14 +81,29 @@ def softmax_behind(view: View, value: Value) -> Softmax | None:
     if node is None:
         return None
     if node.op == "softmax":
-        axes = node.params["axis"]
-        if "mapped" in node.params:
-            return None
         x, *where = view.inputs(node)
-        axes = axes if isinstance(axes, tuple) else (axes,)
-        axes = tuple([a % x.ndim for a in axes])
-        return Softmax(x, axes, (node,), where[0] if where else None) if axes else None
-    return _written_out(view, node) if node.op == "div" else None
+        return None if "mapped" in node.params else _softmax(x, node.params, (node,), where)
+    found = _written_out(view, node) if node.op == "div" else None
+    if found is not None:
+        return found
+    match, nodes = softmax_at(view, node), (node,)
+    if match is None and node.op == "exp":
+        log = view.producer(view.inputs(node)[0])
+        match = None if log is None else log_softmax_at(view, log)
+        nodes = () if log is None else (node, log)
+    if match is None:
+        return None
+    where = [match.values["where"]] if "where" in match.values else []
+    nodes = tuple(dict.fromkeys((*nodes, *match.matched)))
+    return _softmax(match["x"], match.info, nodes, where)
+
+
+def _softmax(
+    x: Value, info: Mapping[str, Any], nodes: tuple[Node, ...], where: Sequence[Value]
+) -> Softmax | None:
+    axes = info["axis"] if isinstance(info["axis"], tuple) else (info["axis"],)
+    axes = tuple([a % x.ndim for a in axes])
+    return Softmax(x, axes, nodes, where[0] if where else None) if axes else None
 
 
 def _written_out(view: View, node: Node) -> Softmax | None:

@@ -73,13 +73,15 @@ def weights_behind(view: View, value: Value) -> Weights | None:
     axes: list[Axes] = [tuple(range(value.ndim))]
     conditions: list[tuple[Value, bool]] = []
     dropout: Node | None = None
+    softmax: Softmax | None = None
     for _ in range(_MAX_STEPS):
         behind = spread(view, value, broadcasts=False, also=_conversion(view))
         axes = [tuple([None if a is None else behind.axes[a] for a in one]) for one in axes]
         nodes += behind.nodes
         value = behind.source
         node = view.producer(value)
-        if node is None:
+        softmax = softmax_behind(view, value)
+        if softmax is not None or node is None:
             break
         if node.op == "dropout" and not conditions and dropout is None:
             if node.params["operands"] != ("x", "key") or "mapped" in node.params:
@@ -97,7 +99,6 @@ def weights_behind(view: View, value: Value) -> Weights | None:
         conditions.append((condition, negated))
         axes.append(tuple(range(value.ndim)))
         value = data
-    softmax = softmax_behind(view, value)
     if softmax is None:
         return None
     own, *rest = axes

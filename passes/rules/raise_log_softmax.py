@@ -23,7 +23,7 @@ from jaxpress.passes.rules.shifted_exp import (
 )
 from jaxpress.passes.view import View
 
-__all__ = ["LOG_SOFTMAX_RULES"]
+__all__ = ["LOG_SOFTMAX_RULES", "log_softmax_at"]
 
 Nodes = tuple[Node, ...]
 
@@ -122,25 +122,39 @@ class _LogSoftmaxPattern:
 
 
 def _guard(match: Match) -> str | None:
+    return _changes(match) or only_among_themselves(match)
+
+
+def _changes(match: Match) -> str | None:
     x, y = match["x"], match.root.output
     if x.shape != y.shape or x.dtype != y.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return "it changes the shape or dtype, or is of complex numbers"
-    return only_among_themselves(match)
+    return None
+
+
+def log_softmax_at(view: View, node: Node) -> Match | None:
+    """The log_softmax that a node ends, in any spelling; who else uses its pieces is not asked."""
+    if node.op in _PATTERNS[0].names:
+        for pattern in _PATTERNS:
+            match = pattern.find(State(view), node)
+            if match is not None and _changes(match) is None:
+                return match
+    return None
 
 
 def _raise(x: Any, where: Any = None, *, match: Match) -> Any:
     return nnops.log_softmax(x, axis=match.info["axis"], where=where)
 
 
+_PATTERNS = (_LogSoftmaxPattern(by_hand=False), _LogSoftmaxPattern(by_hand=True))
+
 # x - max(x) - log(sum(exp(x - max(x)))) -> log_softmax(x)
-RAISE_LOG_SOFTMAX = Rule(
-    "raise_log_softmax", _LogSoftmaxPattern(by_hand=False), _raise, _guard, shared=True
-)
+RAISE_LOG_SOFTMAX = Rule("raise_log_softmax", _PATTERNS[0], _raise, _guard, shared=True)
 
 # x - (log(sum(exp(x - max(x)))) + max(x)) -> log_softmax(x)
 RAISE_LOG_SOFTMAX_BY_HAND = Rule(
     "raise_log_softmax_by_hand",
-    _LogSoftmaxPattern(by_hand=True),
+    _PATTERNS[1],
     _raise,
     _guard,
     numerics="reassociates",

@@ -19,7 +19,7 @@ from jaxpress.passes.rules.shifted_exp import (
 )
 from jaxpress.passes.view import View, scalar_value
 
-__all__ = ["SOFTMAX_RULES"]
+__all__ = ["SOFTMAX_RULES", "softmax_at"]
 
 
 class _SoftmaxPattern:
@@ -98,23 +98,37 @@ def _quotients(view: View, node: Node) -> list[tuple[Value, Place, list[Node]]]:
 
 
 def _guard(match: Match) -> str | None:
+    return _changes(match) or only_among_themselves(match)
+
+
+def _changes(match: Match) -> str | None:
     x, y = match["x"], match.root.output
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return "it changes the shape or dtype"
-    return only_among_themselves(match)
+    return "it changes the shape or dtype" if x.shape != y.shape or x.dtype != y.dtype else None
+
+
+def softmax_at(view: View, node: Node) -> Match | None:
+    """The softmax that a node ends, in any spelling; who else uses its pieces is not looked at."""
+    if node.op in _PATTERNS[0].names:
+        for pattern in _PATTERNS:
+            match = pattern.find(State(view), node)
+            if match is not None and _changes(match) is None:
+                return match
+    return None
 
 
 def _raise(x: Any, where: Any = None, *, match: Match) -> Any:
     return nnops.softmax(x, axis=match.info["axis"], where=where)
 
 
+_PATTERNS = (_SoftmaxPattern(by_hand=False), _SoftmaxPattern(by_hand=True))
+
 # exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x)
-RAISE_SOFTMAX = Rule("raise_softmax", _SoftmaxPattern(by_hand=False), _raise, _guard, shared=True)
+RAISE_SOFTMAX = Rule("raise_softmax", _PATTERNS[0], _raise, _guard, shared=True)
 
 # The same where the maximum has a gradient, or with 1 / sum: its derivative is rounded differently.
 RAISE_SOFTMAX_BY_HAND = Rule(
     "raise_softmax_by_hand",
-    _SoftmaxPattern(by_hand=True),
+    _PATTERNS[1],
     _raise,
     _guard,
     numerics="reassociates",

@@ -40,11 +40,24 @@ def test_softmax_as_vmap_writes_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "fn, axes",
+    [
+        (lambda x: (e := jnp.exp(x - x.max(-1, keepdims=True))) / e.sum(-1, keepdims=True), (2,)),
+        (lambda x: jnp.exp(jax.nn.log_softmax(x, 1)), (1,)),
+        (lambda x: jnp.exp(x - jax.nn.logsumexp(x, (0, 2), keepdims=True)), (0, 2)),
+        (lambda x: jax.nn.softmax(x, (1, 2)), (1, 2)),
+    ],
+)
+def test_other_spellings(fn, axes) -> None:
+    graph, found = softmax_of(fn)
+    assert found.x is graph.inputs[0] and found.axes == axes
+
+
+@pytest.mark.parametrize(
     "fn",
     [
         lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True),
         lambda x: jax.nn.softmax(x) * 2,
-        lambda x: (e := jnp.exp(x - x.max(-1, keepdims=True))) / e.sum(-1, keepdims=True),
         lambda x: (
             (e := jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True))))
             / e.sum(1, keepdims=True)

@@ -148,6 +148,17 @@ def test_a_further_mask_is_zeroed_too() -> None:
     assert not padded(Q, K, V, lengths=jnp.array([4, 0], jnp.int32))[1].any()
 
 
+def test_products_of_inputs_are_no_dense_before_their_softmax_is_found() -> None:
+    def fn(q, k, v):
+        w = q @ k.T
+        e = jnp.exp(w - w.max(-1, keepdims=True))
+        return (e / e.sum(-1, keepdims=True)) @ v
+
+    args = Q[0, :, 0], K[0, :, 0], V[0, :, 0]
+    assert jp.optimize(fn).graph(*args).count()["dot_product_attention"] == 1
+    jp.verify(fn, jp.optimize(fn))(*args)
+
+
 # Dropout.
 
 KEY = jax.random.key(3)
