@@ -42,9 +42,11 @@ def shifted_slices(
         Arrays of shape ``counts``.
     """
     for tap in itertools.product(*map(range, window)):
-        starts = [t * d for t, d in zip(tap, dilation, strict=True)]
+        # Where no window fits, taps lie beyond the array.
+        starts = [0 if n == 0 else t * d for t, d, n in zip(tap, dilation, counts, strict=True)]
         limits = [
-            s + (n - 1) * step + 1 for s, n, step in zip(starts, counts, strides, strict=True)
+            0 if n == 0 else s + (n - 1) * step + 1
+            for s, n, step in zip(starts, counts, strides, strict=True)
         ]
         yield lax.slice(x, starts, limits, strides)
 
