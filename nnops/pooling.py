@@ -129,7 +129,7 @@ def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
     return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), 0
 
 
-def _jvp(wins: Callable[[Any, Any], Any], op: OpDef, primals: Any, tangents: Any, params: Any):
+def _jvp(wins: Reduce, op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
     """The general rule; and where taps are apart, of which JAX has no gradient, tap by tap.
 
     As XLA has it where they are not: an entry stays chosen while it wins against the next, so that
