@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,8 +22,10 @@ from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.kernels import pool_windows
+from jaxpress.nnops.kernels.windows import shifted_slices, window_positions
 from jaxpress.nnops.opdef import Kernel, OpDef
 from jaxpress.nnops.settings import static_value
+from jaxpress.nnops.transforms import general_jvp, is_zero
 
 __all__ = ["avg_pool", "max_pool", "min_pool"]
 
@@ -126,6 +129,35 @@ def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
     return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), 0
 
 
+def _jvp(wins: Reduce, op: OpDef, primals: Any, tangents: Any, params: dict[str, Any]) -> Any:
+    """The general rule; and where taps are apart, of which JAX has no gradient, tap by tap.
+
+    As XLA has it where they are not: an entry stays chosen while it wins against the next, so that
+    of equals the first counts.
+    """
+    (x,), (dx,) = primals, tangents
+    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    if is_zero(dx) or not inexact or all(d == 1 for d in params["dilation"]):
+        return general_jvp(op, primals, tangents, params)
+    window, strides = params["window_shape"], params["strides"]
+    dilation, pads = params["dilation"], params["padding"]
+    counts = [
+        window_positions(*of) for of in zip(x.shape, window, strides, dilation, pads, strict=True)
+    ]
+    unit = _limit(op.name, x, least=wins is lax.ge)
+    config = [(low, high, 0) for low, high in pads]
+    seen, d_seen = (
+        list(shifted_slices(lax.pad(v, fill, config), window, strides, dilation, counts))
+        for v, fill in ((x, unit), (dx, np.zeros((), dx.dtype)))
+    )
+    best, tangent = seen[0], d_seen[0]
+    for value, d_value in zip(seen[1:], d_seen[1:], strict=True):
+        stays = wins(best, value)
+        best = lax.select(stays, best, value)
+        tangent = lax.select(stays, tangent, d_value)
+    return op.primitive.bind(x, **params), tangent
+
+
 def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     return {
         **params,
@@ -148,9 +180,12 @@ _MAX_POOL = define(
     _max_with(_reduce_window),
     kernels=_kernels(_max_with),
     normalize=_normalize,
+    jvp=partial(_jvp, lax.ge),
     batch=_batch,
 )
-_MIN_POOL = define("min_pool", _min_pool, normalize=_normalize, batch=_batch)
+_MIN_POOL = define(
+    "min_pool", _min_pool, normalize=_normalize, jvp=partial(_jvp, lax.le), batch=_batch
+)
 _AVG_POOL = define(
     "avg_pool",
     _avg_with(_reduce_window),
@@ -224,7 +259,8 @@ def max_pool(
         OpError: the parameters do not fit x's rank.
         OpTypeError: a parameter is no integer.
 
-    Source: jax.lax.reduce_window with jax.lax.max, its gradient included.
+    Source: jax.lax.reduce_window with jax.lax.max, its gradient included; with dilation, of which
+    JAX has no gradient, that of torch.nn.functional.max_pool2d.
 
     Example:
         >>> import jax.numpy as jnp
@@ -264,7 +300,8 @@ def min_pool(
         OpError: the parameters do not fit x's rank.
         OpTypeError: a parameter is no integer.
 
-    Source: jax.lax.reduce_window with jax.lax.min, its gradient included.
+    Source: jax.lax.reduce_window with jax.lax.min, its gradient included; with dilation, as in
+    max_pool.
 
     Example:
         >>> from jaxpress import nnops

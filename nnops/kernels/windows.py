@@ -42,11 +42,12 @@ def shifted_slices(
         Arrays of shape ``counts``.
     """
     for tap in itertools.product(*map(range, window)):
-        places = list(zip(tap, strides, dilation, counts, strict=True))
-        # Where there is no position, a tap may lie outside the array.
-        starts = [0 if n == 0 else t * distance for t, _, distance, n in places]
-        spans = [0 if n == 0 else (n - 1) * step + 1 for _, step, _, n in places]
-        limits = [s + span for s, span in zip(starts, spans, strict=True)]
+        # Where no window fits, taps lie beyond the array.
+        starts = [0 if n == 0 else t * d for t, d, n in zip(tap, dilation, counts, strict=True)]
+        limits = [
+            0 if n == 0 else s + (n - 1) * step + 1
+            for s, n, step in zip(starts, counts, strides, strict=True)
+        ]
         yield lax.slice(x, starts, limits, strides)
 
 

@@ -238,3 +238,26 @@ def test_other_bad_operands():
             padding=((0, 0),),
             dilation=(1,),
         )
+
+
+@pytest.mark.parametrize("name", ["max_pool", "min_pool"])
+def test_taps_that_are_apart_have_gradients(agree, name):
+    def plain(x):
+        rows = [x[:, i : i + 5 : 2] for i in (0, 2)]
+        taps = [row[:, :, j : j + 2] for row in rows for j in (0, 3)]
+        stacked = jnp.stack(taps)
+        return stacked.max(0) if name == "max_pool" else stacked.min(0)
+
+    f = lambda x: getattr(nnops, name)(x, 2, (2, 1), dilation=(2, 3))  # noqa: E731
+    agree(f, plain, (1, 7, 5, 2))
+
+
+def test_of_equals_and_nan_the_same_count_where_taps_are_apart():
+    """As they do where taps are neighbours."""
+    for row in ([1.0, 1.0, 1.0, 1.0], [0.0, np.nan, 2.0, 1.0], [3.0, 2.0, np.nan, np.nan]):
+        x = jnp.array(row).reshape(1, 4, 1)
+        apart = lax.pad(x, jnp.nan, [(0, 0, 0), (0, 0, 1), (0, 0, 0)])
+        want = jax.grad(lambda x: nnops.max_pool(x, 2).sum())(x)
+        got = jax.grad(lambda x: nnops.max_pool(x, 2, 2, dilation=2).sum())(apart)
+        np.testing.assert_array_equal(got[:, ::2], want)
+        assert not got[:, 1::2].any()

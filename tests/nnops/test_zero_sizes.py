@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import jaxpress as jp
 from jaxpress import nnops
 
 
@@ -93,3 +94,21 @@ def test_what_has_no_value_says_so():
         nnops.embedding(jnp.zeros(2, int), jnp.ones((0, 3)))
     with pytest.raises(nnops.OpError, match=r"global_max_pool: .*\n.*x float32\(2, 0, 3\)"):
         nnops.global_max_pool(jnp.ones((2, 0, 3)))
+
+
+@pytest.mark.parametrize(
+    "x, w, settings",
+    [
+        # Fewer entries than taps, in each channel alone.
+        ((1, 2, 2, 3), (5, 5, 1, 3), {"padding": "VALID", "groups": 3}),
+        ((2, 0, 4), (3, 4, 4), {"padding": "VALID", "strides": 3, "transposed": True}),
+        ((2, 0, 2, 2, 3), (1, 1, 1, 3, 3), {}),
+        ((0, 4, 4, 3), (1, 1, 3, 3), {}),
+    ],
+)
+def test_kernels_leave_what_is_empty_to_the_reference(x, w, settings):
+    w = jnp.ones(w)
+    f = lambda x: nnops.conv(x, w, **settings)  # noqa: E731
+    x = jnp.ones(x)
+    assert jp.optimize(f)(x).shape == f(x).shape
+    assert jax.grad(lambda x: jp.optimize(f)(x).sum())(x).shape == x.shape

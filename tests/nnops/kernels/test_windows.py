@@ -24,6 +24,11 @@ def test_positions_of_symbolic_sizes():
     assert window_positions(n, 3, 1, 1, (1, 1)) == n
 
 
+def test_slices_where_no_window_fits_are_empty():
+    slices = list(shifted_slices(jnp.ones((4, 2)), (2, 3), (1, 1), (1, 2), (3, 0)))
+    assert [s.shape for s in slices] == [(3, 0)] * 6
+
+
 def test_slices_come_in_the_order_of_the_taps():
     x = np.arange(5 * 7).reshape(5, 7)
     got = list(shifted_slices(jnp.asarray(x), (2, 3), (2, 1), (1, 2), (2, 3)))
