@@ -14,6 +14,7 @@ __all__ = [
     "broadcast_operand",
     "channel_base",
     "is_parameter_like",
+    "parameters_of",
     "scalar_value",
 ]
 
@@ -159,3 +160,42 @@ def is_parameter_like(view: View, value: Value) -> bool:
         inputs = view.inputs(node)
         stack.extend(inputs if node.op == "concatenate" else inputs[:1])
     return True
+
+
+# What weights are made of parameters by: masks, gains, norms of their own, rounding.
+# fmt: off
+_MAKES_WEIGHTS = frozenset(
+    {
+        "abs", "add", "broadcast_in_dim", "clamp", "concatenate", "convert_element_type",
+        "copy", "div", "exp", "expand_dims", "integer_pow", "l2_normalize", "log", "max",
+        "min", "mul", "neg", "pow", "reduce_max", "reduce_sum", "reshape", "round", "rsqrt",
+        "select_n", "sigmoid", "sign", "slice", "softplus", "sqrt", "square", "squeeze",
+        "standardize", "stop_gradient", "sub", "tanh", "transpose", "weight_standardize",
+    }
+)
+# fmt: on
+_MAX_MAKERS = 24
+
+
+def parameters_of(view: View, value: Value) -> frozenset[Value] | None:
+    """The inputs that ``value`` is made of, by no other operations than weights are made by.
+
+    Returns:
+      ``None`` where there are others, or many operations: it is data then, or may be.
+    """
+    found: set[Value] = set()
+    seen: set[Value] = set()
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if value in seen or isinstance(value, Literal) or view.is_known(value):
+            continue
+        seen.add(value)
+        node = view.producer(value)
+        if node is None:
+            found.add(value)
+        elif node.op not in _MAKES_WEIGHTS or len(seen) > _MAX_MAKERS:
+            return None
+        else:
+            stack.extend(view.inputs(node))
+    return frozenset(found)

@@ -10,7 +10,8 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.view import View, is_parameter_like
+from jaxpress.passes.rules.weights import spread_of
+from jaxpress.passes.view import View, is_parameter_like, parameters_of
 
 __all__ = ["LINEAR_RULES"]
 
@@ -85,8 +86,8 @@ class _DensePattern:
             state.fail("it says how its result is sharded", node)
             return None
         axes = int(left_axes[0]), int(right_axes[0])
-        left_ok = _may_be_weights(view, left, axes[0], right, axes[1])
-        right_ok = _may_be_weights(view, right, axes[1], left, axes[0])
+        left_ok = _may_be_weights(view, left, axes[0], right, axes[1], False)
+        right_ok = _may_be_weights(view, right, axes[1], left, axes[0], True)
         if left_ok and right_ok:
             # Both may be weights. Those that are known win; otherwise it is ``x @ w``, unless the
             # result is turned round as ``w @ x`` under vmap is.
@@ -113,10 +114,20 @@ class _DensePattern:
         return Match(view, node, {"x": x, "w": w}, info=info)
 
 
-def _may_be_weights(view: View, w: Value, w_axis: int, x: Value, x_axis: int) -> bool:
+def _may_be_weights(
+    view: View, w: Value, w_axis: int, x: Value, x_axis: int, on_the_right: bool
+) -> bool:
     """Whether ``w`` is a matrix of weights, and ``x`` may be what they are applied to."""
-    if w.ndim != 2 or x.ndim < 1 or not is_parameter_like(view, w):
+    if w.ndim != 2 or x.ndim < 1:
         return False
+    if not is_parameter_like(view, w):
+        # A product of ``x @ w``'s form, whose w is made of other inputs than x: a masked weight.
+        made_of = parameters_of(view, w) if on_the_right and w_axis == 0 else None
+        return (
+            bool(made_of)
+            and x_axis == x.ndim - 1
+            and not made_of & (parameters_of(view, x) or frozenset())
+        )
     if view.is_known(w) or not view.is_known(x) or x.ndim < 3:
         return True
     # A stack of known weights with a matrix of data, unless these are summed as ``x @ w`` is.
@@ -124,11 +135,16 @@ def _may_be_weights(view: View, w: Value, w_axis: int, x: Value, x_axis: int) ->
 
 
 def _is_turned(view: View, node: Node) -> bool:
-    """Whether the one user of a product moves its first axis to the end."""
+    """Whether the one user of a product moves its first axis to the end, or adds a bias there."""
     users = view.users(node.output)
-    if len(users) != 1 or users[0].op != "transpose":
+    if len(users) != 1:
         return False
     n = node.output.ndim
+    if users[0].op == "add":
+        others = [v for v in view.inputs(users[0]) if v is not node.output]
+        return len(others) == 1 and n > 1 and spread_of(view, others[0])[1] == (0,)
+    if users[0].op != "transpose":
+        return False
     return tuple(users[0].params["permutation"]) == (*range(1, n), 0)
 
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from helpers import CHW, HWC, array, assert_optimizes, assert_refuses, conv, rewritten
 from jaxpress import passes
+from jaxpress.capture import trace
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.rules.cleanup import CLEANUP_RULES
 from jaxpress.passes.rules.raise_linear import (
@@ -279,3 +280,46 @@ def test_a_known_batch_is_data_beside_a_matrix_of_weights() -> None:
     batch = array(2, 5, 4)
     new = assert_optimizes(passes.default, lambda w: jax.nn.relu(batch @ w), array(4, 6))
     assert new.count() == {"dense": 1}
+
+
+MADE = {
+    "masked": lambda w, m: w * m,
+    "scaled": lambda w, m: 0.3 * w,
+    "normed": lambda w, m: w / jnp.sqrt((w * w).sum(0)) * m[0],
+    "rounded": lambda w, m: w + lax.stop_gradient(jnp.round(w * 8) / 8 - w),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_weights_that_are_made_of_parameters(name) -> None:
+    def fn(x, w, m, b, v, n):
+        h = jax.nn.relu(x @ MADE[name](w, m) + b)
+        return jnp.tanh(h @ MADE[name](v, n))
+
+    args = array(3, 4), array(4, 5), array(4, 5), array(5), array(5, 2), array(5, 2)
+    count = passes.default(trace(fn)(*args)).count()
+    assert count["dense"] == 2 and not {"dot_general", "transpose", "relu", "tanh"} & set(count)
+    if name == "masked":
+        assert_optimizes(passes.default, fn, *args)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x, w: jnp.tanh(x) @ jnp.sin(w),  # what makes weights makes no sines
+        lambda x, w: (x * w.T) @ (2 * w),
+        lambda x, w: jnp.tanh(x) @ (x.T @ x),
+    ],
+)
+def test_what_is_made_of_data_is_no_weights(fn) -> None:
+    w = array(4, 3)
+    graph = passes.default(trace(fn)(array(3, 4), w))
+    assert "dot_general" in graph.count(), str(graph)
+
+
+def test_a_bias_along_the_first_axis_tells_that_weights_stand_in_front() -> None:
+    def fn(w, x, b):
+        return jax.nn.relu(w @ x + b[:, None])
+
+    new = assert_optimizes(passes.default, fn, array(4, 5), array(5, 3), array(4))
+    assert new.count()["dense"] == 1 and not {"add", "relu"} & set(new.count())
