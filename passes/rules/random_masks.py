@@ -96,7 +96,7 @@ def number_of(view: View, value: Value) -> Any:
         value = view.inputs(node)[0]
         types.append(value.dtype)
     array = view.constant_value(value)
-    if not isinstance(array, jax.Array | np.ndarray) or isinstance(array, jax.core.Tracer):
+    if not isinstance(array, jax.Array | np.ndarray) or compat.is_tracer(array):
         return None
     if array.size != 1 or not jnp.issubdtype(array.dtype, jnp.floating):
         return None
