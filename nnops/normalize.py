@@ -51,7 +51,7 @@ _STANDARDIZE = define(
     keeps=True,
 )
 
-PLACEMENTS = ("max", "sum", "root")
+PLACEMENTS = ("max", "norm", "sum", "root")
 
 
 def l2_reference(x: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
@@ -63,6 +63,8 @@ def l2_reference(x: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
         factor = lax.rsqrt(square + e)
     elif placement == "sum":
         factor = 1 / (jnp.sqrt(square) + e)
+    elif placement == "norm":
+        factor = 1 / jnp.maximum(jnp.sqrt(square), e)
     elif epsilon == 0:
         factor = lax.rsqrt(square)
     else:
@@ -172,7 +174,8 @@ def l2_normalize(
         axis: the axes over which the norm is taken, one or several.
         epsilon: a Python number; with 0, vectors of zeros become NaN.
         placement: where epsilon stands: ``"max"`` as above, ``"sum"`` for ``norm + epsilon``,
-            ``"root"`` for ``sqrt(sum(x**2) + epsilon)``.
+            ``"root"`` for ``sqrt(sum(x**2) + epsilon)``; ``"norm"`` has the values of ``"max"``,
+            and the derivative of the root before the maximum is taken, which is NaN at zero.
 
     Returns:
         An array of x's shape; computed in float32 at least. With ``"max"`` the gradient is finite

@@ -368,8 +368,8 @@ class Reading:
         if c == 1 and monomial == frozenset({(NORM, 1 if node.op == "max" else -1)}):
             # max(norm, e), or min(1 / norm, 1 / e)
             if node.op == "max":
-                return Polynomial.atom(Root("norm", bound, "max"))
-            return Polynomial.atom(Root("norm", 1 / bound, "max"), -1)
+                return Polynomial.atom(Root("norm", bound, "norm"))
+            return Polynomial.atom(Root("norm", 1 / bound, "norm"), -1)
         return None
 
     def _is_moment(self, p: Polynomial) -> bool:

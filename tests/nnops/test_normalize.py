@@ -62,6 +62,7 @@ def test_l2_normalize_wherever_epsilon_stands(axis, epsilon):
     n = norms(X, axis)
     wants = {
         "max": X / np.maximum(n, epsilon),
+        "norm": X / np.maximum(n, epsilon),
         "sum": X / (n + epsilon),
         "root": X / np.sqrt(n * n + epsilon),
     }

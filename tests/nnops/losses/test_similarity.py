@@ -125,7 +125,7 @@ def test_products_of_zero_and_infinity_as_in_optax(ours, plain):
             np.testing.assert_allclose(a, b, rtol=2e-6)
 
 
-@pytest.mark.parametrize("placement", ["max", "root", "sum"])
+@pytest.mark.parametrize("placement", ["max", "norm", "root", "sum"])
 def test_vectors_that_are_normalised_first(placement):
     x = jnp.array([[0.0, 0.0], [3.0, 4.0], [3e30, 1e30], [jnp.inf, 1.0]])
     y = x[:, ::-1] * 2

@@ -166,10 +166,10 @@ def norm(x, **options):
     [
         (lambda x: x / norm(x), "root", 0.0),
         (lambda x: x / (norm(x) + 1e-3), "sum", 1e-3),
-        (lambda x: x / jnp.maximum(norm(x), 1e-3), "max", 1e-3),
-        (lambda x: x / jnp.clip(norm(x), 1e-12), "max", 1e-12),
+        (lambda x: x / jnp.maximum(norm(x), 1e-3), "norm", 1e-3),
+        (lambda x: x / jnp.clip(norm(x), 1e-12), "norm", 1e-12),
         (lambda x: x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, **LAST), 1e-6)), "max", 1e-3),
-        (lambda x: x * jnp.minimum(lax.rsqrt(jnp.sum(x * x, **LAST)), 1e3), "max", 1e-3),
+        (lambda x: x * jnp.minimum(lax.rsqrt(jnp.sum(x * x, **LAST)), 1e3), "norm", 1e-3),
         (lambda x: x * lax.rsqrt(jnp.sum(x**2, **LAST) + 1e-3), "root", 1e-3),
     ],
 )
@@ -181,6 +181,8 @@ def test_l2_normalisation_in_every_spelling(fn, placement, epsilon) -> None:
     assert_close(new(small), jax.jit(fn)(small))
     g, h = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum()) for f in (new, fn))
     assert_close(g(X), h(X))
+    zero = X.at[0, 0].set(0.0)
+    np.testing.assert_array_equal(jnp.isnan(g(zero)), jnp.isnan(h(zero)))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
