@@ -69,7 +69,10 @@ def step_back(view: View, ref: Ref) -> Ref | None:
             before = sum(int(s) for s in sizes[:which])
             return Ref(source, ref.axes, before + ref.lo, before + ref.hi)
         case "squeeze" | "reshape":
-            return _of_gates(view, node, source, ref)
+            return _of_gates(view, source, ref)
+        case "unstack":
+            start = next(i for i, v in enumerate(node.outputs) if v is ref.value)
+            return _among_gates(view, source, ref, int(node.params["axis"]), start)
         case "concatenate":
             if node.params["dimension"] != at:
                 return None
@@ -108,9 +111,8 @@ def pieces(view: View, ref: Ref) -> list[tuple[Ref, tuple[Any, Any], Any]]:
     return found
 
 
-def _of_gates(view: View, node: Node, source: Value, ref: Ref) -> Ref | None:
-    """One of the gates of ``z.reshape(..., gates, features)``, perhaps with the gates in front."""
-    value = ref.value
+def _of_gates(view: View, source: Value, ref: Ref) -> Ref | None:
+    """One of the gates along an axis, cut out of them."""
     cut = view.producer(source)
     if cut is None or cut.op not in ("slice", "split"):
         return None
@@ -119,14 +121,20 @@ def _of_gates(view: View, node: Node, source: Value, ref: Ref) -> Ref | None:
     if len(narrow) != 1 or source.shape[narrow[0]] != 1:
         return None
     at = narrow[0]
-    if tuple(value.shape) != (*source.shape[:at], *source.shape[at + 1 :]):
+    if tuple(ref.value.shape) != (*source.shape[:at], *source.shape[at + 1 :]):
         return None
-    if cut.op == "split":
-        start = next(i for i, v in enumerate(cut.outputs) if v is source)
-        if any(n != 1 for n in cut.params["sizes"]):
-            return None
-    else:
+    if cut.op == "slice":
         start = int(cut.params["start_indices"][at])
+    elif all(n == 1 for n in cut.params["sizes"]):
+        start = next(i for i, v in enumerate(cut.outputs) if v is source)
+    else:
+        return None
+    return _among_gates(view, gates, ref, at, start)
+
+
+def _among_gates(view: View, gates: Value, ref: Ref, at: int, start: int) -> Ref | None:
+    """Place ``start`` along axis ``at`` of ``z.reshape(..., gates, features)``, perhaps turned."""
+    value = ref.value
     places = [a if a < at else a + 1 for a in range(value.ndim)]
     maker = view.producer(gates)
     if maker is not None and maker.op == "transpose":
