@@ -150,14 +150,17 @@ class OpDef:
         def compute(*arrays: Any) -> Any:
             operands = dict(zip(names, arrays, strict=True))
             kernel = self.kernels.get(chosen)
-            if kernel is None or not _fits(kernel, static, operands):
-                fitting = [k.name for k in self.kernels.values() if _fits(k, static, operands)]
+            if kernel is None or not kernel.applies(static, operands):
+                fitting = [k.name for k in self.kernels.values() if k.applies(static, operands)]
                 raise OpError(
                     self.name,
                     f"kernel {chosen!r} does not apply with {static}",
                     operands,
                     f"use one of {fitting}",
                 )
+            if any(map(_is_empty, arrays)):
+                # A batch of none, say: no kernel has to think of it.
+                kernel = self.kernels[REFERENCE]
             return kernel.fn(**operands, **static)
 
         fn: Callable[..., Any] = compute
@@ -177,17 +180,17 @@ class OpDef:
         """
         static = {k: v for k, v in params.items() if k not in ("mapped", "operands", "kernel")}
         operands = self.operands([_unmapped(*io) for io in self._columns(inputs, params)], params)
-        return tuple(k.name for k in self.kernels.values() if _fits(k, static, operands))
+        if any(map(_is_empty, operands.values())):
+            return (REFERENCE,)
+        return tuple(k.name for k in self.kernels.values() if k.applies(static, operands))
 
     def _columns(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> list[tuple[Any, list]]:
         levels = params.get("mapped", ())
         return [(value, [axes[i] for axes in levels]) for i, value in enumerate(inputs)]
 
 
-def _fits(kernel: Kernel, params: Mapping[str, Any], operands: Mapping[str, Any]) -> bool:
-    """Whether a kernel can compute that; of arrays without entries the reference alone."""
-    empty = any(isinstance(n, int) and n == 0 for v in operands.values() for n in v.shape)
-    return kernel.applies(params, operands) and (not empty or kernel.name == REFERENCE)
+def _is_empty(value: Any) -> bool:
+    return any(isinstance(n, int) and n == 0 for n in value.shape)
 
 
 def _unmapped(value: Any, axes: Sequence[int | None]) -> jax.ShapeDtypeStruct:
