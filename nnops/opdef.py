@@ -158,7 +158,7 @@ class OpDef:
                     operands,
                     f"use one of {fitting}",
                 )
-            if any(map(_is_empty, arrays)):
+            if chosen != REFERENCE and any(map(_is_empty, arrays)):
                 # A batch of none, say: no kernel has to think of it.
                 kernel = self.kernels[REFERENCE]
             return kernel.fn(**operands, **static)

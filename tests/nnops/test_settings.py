@@ -31,7 +31,7 @@ def each(names, value):
 BAD = {
     **each("axis time_axis batch_axis", AXIS),
     **each("epsilon momentum alpha base negative_slope", NUMBER),
-    **each("keepdims interleaved deterministic approximate", FLAG),
+    **each("keepdims interleaved deterministic approximate zero_masked", FLAG),
     **each("is_causal reset_after reverse transposed", FLAG),
     **each("transpose_kernel count_include_pad", FLAG),
     **each("strides dilation window_shape", WINDOW),
