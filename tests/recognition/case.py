@@ -25,6 +25,7 @@ MOVES = frozenset(
         "split",
         "squeeze",
         "transpose",
+        "unstack",
     }
 )
 
