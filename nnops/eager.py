@@ -29,6 +29,8 @@ _OPTIONS = 2  # ``**options``: arrays and settings.
 _SETTING = 3  # all others.
 
 _ATOMS = frozenset({bool, int, float, complex, str, type, np.dtype, Activation})
+# Those that are settings wherever they are given by keyword, and are told apart by their types.
+_PLAIN = frozenset({bool, int, str})
 _OTHER_ATOMS = (
     *(type, np.dtype, enum.Enum, types.FunctionType),
     *(lax.ConvDimensionNumbers, lax.DotAlgorithm, type(jnp.float32)),
@@ -90,10 +92,12 @@ def eagerly_jitted(fn: Function) -> Function:
                 else:
                     places.append(_place(value, kind, arrays))
             for name, value in kwargs.items():
-                kind = named.get(name, others)
-                if type(value) is array and kind is not _SETTING:
+                kind, which = named.get(name, others), type(value)
+                if which is array and kind is not _SETTING:
                     arrays.append(value)
                     keywords.append((name, _ARRAY))
+                elif which in _PLAIN and kind is not _OPERAND:  # as `_place` has it, without a call
+                    keywords.append((name, (which, value)))
                 else:
                     keywords.append((name, _place(value, kind, arrays)))
             fast = jitted(tuple(places), tuple(keywords))
