@@ -13,7 +13,8 @@ from jaxpress.capture import Graph, Node, PassError, Value
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.engine import map_bodies, rewrite
 from jaxpress.passes.record import Rewrite
-from jaxpress.passes.rules.batch_groups import BATCH_GROUP_RULES
+from jaxpress.passes.rules.batch_groups import BATCH_GROUP_RULES, MAX_GROUPS
+from jaxpress.passes.rules.batch_groups import MAX_TAPS as TAPS
 
 __all__ = ["KERNEL_PREFERENCES", "select_kernels"]
 
@@ -36,8 +37,7 @@ KERNEL_PREFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 
 # A sum over more taps than this makes a program too large to compile quickly.
-MAX_TAPS = {"depthwise_shifted": 128, "shifted": 9, "patches_dot": 128}
-MAX_GROUPS = 64
+MAX_TAPS = {"depthwise_shifted": TAPS, "shifted": 9, "patches_dot": TAPS}
 
 # Below so many weights a convolution is quick in any form.
 FEW_WEIGHTS = 1 << 14

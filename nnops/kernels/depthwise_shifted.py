@@ -58,7 +58,7 @@ def depthwise_shifted(x: Any, w: Any, **params: Any) -> Any:
     # (an activation, mostly) a second time for it.
     padded = lax.optimization_barrier(padded)
     # (taps, features): rows of the kernel, in the order in which the slices come.
-    rows = lax.transpose(w, [*taps_in_order(numbers), features, rhs[1]])
+    rows = lax.transpose(w, [*taps_in_order(numbers, rhs), features, rhs[1]])
     rows = rows.reshape(-1, w.shape[features]).astype(sum_dtype)
     total = None
     # Few equations a tap: a network has hundreds of taps, and each is traced, lowered and compiled.

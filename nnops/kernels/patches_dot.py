@@ -47,7 +47,7 @@ def patches_dot(x: Any, w: Any, **params: Any) -> Any:
     padded, sliding = conv_windows(x, w, params)
     patches = lax.concatenate(list(shifted_slices(padded, *sliding)), lhs[1])
     # The rows of the matrix are taps in the order of the slices, and for each tap the channels.
-    matrix = lax.transpose(w, [*taps_in_order(numbers), rhs[1], rhs[0]])
+    matrix = lax.transpose(w, [*taps_in_order(numbers, rhs), rhs[1], rhs[0]])
     y = lax.dot_general(
         patches,
         matrix.reshape(-1, w.shape[rhs[0]]),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import core, lax
 
 from jaxpress.nnops.conv_geometry import specs
 
-__all__ = ["conv_windows", "shifted_slices", "taps_in_order", "window_positions"]
+__all__ = ["along_spatial", "conv_windows", "shifted_slices", "taps_in_order", "window_positions"]
 
 
 def window_positions(size: Any, window: int, stride: int, dilation: int, pair: Any) -> Any:
@@ -51,6 +52,14 @@ def shifted_slices(
         yield lax.slice(x, starts, limits, strides)
 
 
+def along_spatial(numbers: lax.ConvDimensionNumbers, spatial: Iterable[Any], other: Any) -> list:
+    """One entry for each axis of x: those of the spatial ones in the convolution's order."""
+    full = [other] * len(numbers.lhs_spec)
+    for axis, value in zip(numbers.lhs_spec[2:], spatial, strict=True):
+        full[axis] = value
+    return full
+
+
 def conv_windows(x: Any, w: Any, params: Mapping[str, Any]) -> tuple[Any, tuple[list[Any], ...]]:
     """The padded input of a convolution that is not transposed, and how its kernel slides.
 
@@ -64,13 +73,7 @@ def conv_windows(x: Any, w: Any, params: Mapping[str, Any]) -> tuple[Any, tuple[
     """
     numbers = specs(params["dimension_numbers"])
 
-    # One entry per axis of x: taps only along the spatial ones.
-    def along(spatial: Any, other: Any) -> list[Any]:
-        full = [other] * x.ndim
-        for axis, value in zip(numbers.lhs_spec[2:], spatial, strict=True):
-            full[axis] = value
-        return full
-
+    along = functools.partial(along_spatial, numbers)
     window = along([w.shape[i] for i in numbers.rhs_spec[2:]], 1)
     strides, dilation = along(params["strides"], 1), along(params["dilation"], 1)
     pads = along(params["padding"], (0, 0))
@@ -81,7 +84,7 @@ def conv_windows(x: Any, w: Any, params: Mapping[str, Any]) -> tuple[Any, tuple[
     return padded, (window, strides, dilation, counts)
 
 
-def taps_in_order(numbers: lax.ConvDimensionNumbers) -> list[int]:
-    """The kernel's spatial axes, in the order in which `shifted_slices` goes along x's."""
+def taps_in_order(numbers: lax.ConvDimensionNumbers, spec: Sequence[int]) -> list[int]:
+    """The spatial axes of ``spec``, in the order in which `shifted_slices` goes along x's."""
     order = sorted(range(len(numbers.lhs_spec) - 2), key=lambda i: numbers.lhs_spec[2 + i])
-    return [numbers.rhs_spec[2 + i] for i in order]
+    return [spec[2 + i] for i in order]

@@ -7,23 +7,24 @@ training step, has them as equations.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
-from jaxpress import nnops
 from jaxpress.capture import Node
 from jaxpress.nnops.kernels.batch_parts import sum_over_parts
-from jaxpress.nnops.kernels.windows import shifted_slices
+from jaxpress.nnops.kernels.windows import along_spatial, shifted_slices, taps_in_order
 from jaxpress.passes.pattern import any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.raise_linear import conv_of, has_strides_twice
 from jaxpress.passes.view import View
 
-__all__ = ["BATCH_GROUP_RULES"]
+__all__ = ["BATCH_GROUP_RULES", "MAX_GROUPS", "MAX_TAPS"]
 
-# As for the kernels of conv: more taps or groups make a program that is slow to compile.
+# A sum over more taps, or more groups apart, make a program too large to compile quickly.
 MAX_TAPS = 128
 MAX_GROUPS = 64
 
@@ -58,12 +59,7 @@ def _shifted(x: Any, w: Any, *, match: Match) -> Any:
     numbers = params["dimension_numbers"]
     lhs, rhs = numbers.lhs_spec, numbers.rhs_spec
 
-    def along(spatial: Any, other: Any) -> list[Any]:
-        full = [other] * x.ndim
-        for axis, value in zip(lhs[2:], spatial, strict=True):
-            full[axis] = value
-        return full
-
+    along = functools.partial(along_spatial, numbers)
     pads = along(params["padding"], (0, 0))
     inside = along([d - 1 for d in params["lhs_dilation"]], 0)
     edges = [(low, high, n) for (low, high), n in zip(pads, inside, strict=True)]
@@ -91,8 +87,8 @@ def _shifted(x: Any, w: Any, *, match: Match) -> Any:
     total = sum_over_parts(of_some, (x, lhs[1]), (g, lhs[1]))
     rows = of_some(x, g) if total is None else total
     # Taps come in the order of x's axes, and the channels last; the batch is one.
-    order = sorted(range(x.ndim - 2), key=lambda i: lhs[2 + i])
-    source = [numbers.out_spec[2 + i] for i in order] + [numbers.out_spec[1], numbers.out_spec[0]]
+    batch, features, *_ = numbers.out_spec
+    source = [*taps_in_order(numbers, numbers.out_spec), features, batch]
     rows = rows.reshape([out.shape[i] for i in source]).astype(out.dtype)
     return lax.transpose(rows, [source.index(i) for i in range(x.ndim)])
 
@@ -107,21 +103,7 @@ def _split(x: Any, w: Any, *, match: Match) -> Any:
         lax.split(w, [w.shape[to] // groups] * groups, to),
         strict=True,
     )
-    dilated = any(d != 1 for d in params["lhs_dilation"])
-    made = [
-        nnops.conv(
-            a,
-            b,
-            strides=params["lhs_dilation"] if dilated else params["window_strides"],
-            padding=params["padding"],
-            dilation=params["rhs_dilation"],
-            dimension_numbers=numbers,
-            transposed=dilated,
-            precision=params["precision"],
-            preferred_element_type=params["preferred_element_type"],
-        )
-        for a, b in parts
-    ]
+    made = [conv_of(a, b, params) for a, b in parts]
     return lax.concatenate(made, numbers.out_spec[1])
 
 
@@ -130,8 +112,7 @@ def _can_be_split(match: Match) -> str | None:
     groups = params["batch_group_count"]
     if groups > MAX_GROUPS:
         return f"it has {groups} groups, and more than {MAX_GROUPS} are too many to spell out"
-    dilated = any(d != 1 for d in params["lhs_dilation"])
-    if dilated and any(s != 1 for s in params["window_strides"]):
+    if has_strides_twice(params):
         return "it has strides on both sides"
     return None
 

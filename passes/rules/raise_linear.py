@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,20 +14,25 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.weights import spread_of
 from jaxpress.passes.view import View, is_parameter_like, parameters_of
 
-__all__ = ["LINEAR_RULES"]
+__all__ = ["LINEAR_RULES", "conv_of", "has_strides_twice"]
 
 
 def _is_plain_conv(view: View, node: Node) -> bool:
-    """One batch group, and not strided on both sides at once (as only gradients are)."""
-    params = node.params
-    dilated = any(d != 1 for d in params["lhs_dilation"])
-    strided = any(s != 1 for s in params["window_strides"])
-    return params["batch_group_count"] == 1 and not (dilated and strided)
+    return node.params["batch_group_count"] == 1 and not has_strides_twice(node.params)
 
 
-def _raise_conv(x: Any, w: Any, *, match: Match) -> Any:
-    params = match.root.params
-    dilated = any(d != 1 for d in params["lhs_dilation"])
+def has_strides_twice(params: Mapping[str, Any]) -> bool:
+    """Whether a ``conv_general_dilated`` has strides on both sides at once, as gradients may."""
+    return _is_dilated(params) and any(s != 1 for s in params["window_strides"])
+
+
+def _is_dilated(params: Mapping[str, Any]) -> bool:
+    return any(d != 1 for d in params["lhs_dilation"])
+
+
+def conv_of(x: Any, w: Any, params: Mapping[str, Any]) -> Any:
+    """The named op with the parameters of a ``conv_general_dilated`` of one batch group."""
+    dilated = _is_dilated(params)
     return nnops.conv(
         x,
         w,
@@ -39,6 +45,10 @@ def _raise_conv(x: Any, w: Any, *, match: Match) -> Any:
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
     )
+
+
+def _raise_conv(x: Any, w: Any, *, match: Match) -> Any:
+    return conv_of(x, w, match.root.params)
 
 
 def _conv_guard(match: Match) -> str | None:
