@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -15,6 +16,17 @@ from jaxpress.testing import assert_equivalent
 
 HWC = ("NHWC", "HWIO", "NHWC")
 CHW = ("NCHW", "OIHW", "NCHW")
+
+
+@contextmanager
+def quick_compiles(quick: bool = True) -> Iterator[None]:
+    """Compiles without optimisations: compiling is what takes many tests long."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", quick)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def array(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0, dtype: Any = "float32"):

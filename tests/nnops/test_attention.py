@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import quick_compiles
 from jaxpress import nnops
 
 B, T, S, N, K, H = 2, 3, 5, 4, 2, 6
@@ -367,15 +368,11 @@ def test_costs_what_jax_s_function_costs(heads):
             found = jax.jit(g).lower(query, key, key).compile().cost_analysis()
             yield found["flops"], found["bytes accessed"]
 
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
+    with quick_compiles(False):
         ours, theirs = (
             list(cost(nnops.dot_product_attention)),
             list(cost(jax.nn.dot_product_attention)),
         )
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
     for (flops, moved), (want_flops, want_moved) in zip(ours, theirs, strict=True):
         assert flops <= want_flops
         assert moved <= 1.02 * want_moved

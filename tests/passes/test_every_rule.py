@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import pytest
 from rule_examples import CASES, TESTED_ELSEWHERE
 
+from helpers import quick_compiles
 from jaxpress import passes
 from jaxpress.capture import trace
 from jaxpress.passes import Pipeline, Rule, rewrite
@@ -14,12 +14,9 @@ from jaxpress.testing import check_rule
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Compiles without optimisations: compiling is what takes these tests long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_quickly():
+    with quick_compiles():
+        yield
 
 
 PRESETS = [p for p in vars(passes).values() if isinstance(p, Pipeline)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxpress as jp
-from helpers import array
+from helpers import array, quick_compiles
 from jaxpress import nnops
 from jaxpress.capture import ArgumentError, PassError, trace
 from jaxpress.passes import insert_attention_mask
@@ -23,12 +23,9 @@ SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 2, 0]], jnp.int32)
 
 
 @pytest.fixture(autouse=True)
-def quick_compiles():
-    """Compiles without optimisations: compiling is what takes these tests long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_quickly():
+    with quick_compiles():
+        yield
 
 
 # Two layers of attention in each library: ``model(x, causal)``.

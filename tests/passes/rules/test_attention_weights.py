@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxpress as jp
-from helpers import array, assert_refuses
+from helpers import array, assert_refuses, quick_compiles
 from jaxpress import nnops, passes
 from jaxpress.capture import trace
 from jaxpress.passes import insert_attention_mask, rewrite
@@ -23,12 +23,9 @@ MASK = (array(B, 1, T, T, seed=3) > -0.5).at[0, :, 1].set(False)
 
 
 @pytest.fixture(autouse=True)
-def quick_compiles():
-    """Compiles without optimisations: compiling is what takes these tests long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_quickly():
+    with quick_compiles():
+        yield
 
 
 def attend(q, k, v, before=lambda w: w, after=lambda p: p, **softmax):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxpress as jp
-from helpers import array, assert_refuses
+from helpers import array, assert_refuses, quick_compiles
 from jaxpress import passes
 from jaxpress.capture import trace
 from jaxpress.passes import rewrite
@@ -26,12 +26,9 @@ TIDY = passes.cleanup[:3]
 
 
 @pytest.fixture(autouse=True)
-def quick_compiles():
-    """Compiles without optimisations: compiling is what takes these tests long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_quickly():
+    with quick_compiles():
+        yield
 
 
 def attend(q, k, v, change=lambda w: w, after=lambda p: p):

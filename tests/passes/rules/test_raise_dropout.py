@@ -12,18 +12,15 @@ import pytest
 from flax import nnx
 from zoo_keras import import_keras
 
-from helpers import array, rewritten
+from helpers import array, quick_compiles, rewritten
 from jaxpress import passes
 from jaxpress.capture import trace
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Compiles without optimisations: compiling is what takes these tests long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_quickly():
+    with quick_compiles():
+        yield
 
 
 X = array(2, 5, 4)

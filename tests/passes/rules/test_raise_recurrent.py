@@ -28,19 +28,16 @@ from recurrent_by_hand import (
 from recurrent_frameworks import SEQUENCES, keras, linen_bidirectional
 
 import jaxpress as jp
-from helpers import array, assert_close
+from helpers import array, assert_close, quick_compiles
 from jaxpress import nnops
 from jaxpress.capture import trace
 from jaxpress.passes import default
 
 
 @pytest.fixture(autouse=True)
-def quick_compiles():
-    """Compiles without optimisations: compiling is what takes these tests long."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_quickly():
+    with quick_compiles():
+        yield
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
