@@ -403,7 +403,7 @@ def register_checks(primitive: Any, trace: Callable[..., Any]) -> None:
 
 def under_trace() -> bool:
     """Whether JAX is tracing right now (inside ``jit``, ``grad``, ``vmap``, ...)."""
-    return not _core.trace_state_clean()
+    return _core.trace_ctx.trace not in (_core.eval_trace, None)
 
 
 def in_shard_map(ctx: Any) -> bool:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,27 +28,38 @@ _EITHER = 1  # by keyword: arrays and settings, but for floats, which may be an 
 _OPTIONS = 2  # ``**options``: arrays and settings.
 _SETTING = 3  # all others.
 
-_ATOMS = frozenset({bool, int, float, complex, str, type, np.dtype, Activation})
-# Those that are settings wherever they are given by keyword, and are told apart by their types.
-_PLAIN = frozenset({bool, int, str})
-_OTHER_ATOMS = (
-    *(type, np.dtype, enum.Enum, types.FunctionType),
+# Settings that jit tells apart as they are: by their types and by ``==``.
+_ATOMS = (
+    *(bool, int, str, type, np.dtype, Activation, enum.Enum, types.FunctionType),
     *(lax.ConvDimensionNumbers, lax.DotAlgorithm, type(jnp.float32)),
 )
-_ARRAY = "an array"
+# Settings that it does not: 0.0 and -0.0, (1,) and (True,), and what cannot be hashed.
+_NUMBERS = frozenset({float, complex})
+_DELICATE = _NUMBERS | {tuple, list, dict}
+# The types in the tuples that it tells apart.
+_INTEGERS = frozenset((int,) * n for n in range(9))
 
 
 class _Unknown(Exception):
-    """A call holds what cannot be part of a key."""
+    """A call holds what cannot be part of a program."""
+
+
+class _Plan(NamedTuple):
+    """How calls with values of certain types run."""
+
+    run: Callable[..., Any]
+    places: tuple[int, ...]  # of settings by position that are `_encoded`
+    names: tuple[str, ...]  # of those by keyword
 
 
 def eagerly_jitted(fn: Function) -> Function:
     """``fn``, its checks and its binding done once for each kind of call.
 
-    Outside of any trace the whole function runs under `jax.jit`: one for each set of settings and
-    of places that hold arrays. Everywhere else, and where an operand is a Python number or list, it
-    is ``fn`` itself, so that a graph holds the op and no ``jit`` around it. For functions that read
-    no operand's values. Errors are those of ``fn``, `explained`; it is called anew to raise them.
+    Outside of any trace the whole function runs under `jax.jit`: one for each set of the arguments'
+    types, settings being static. Everywhere else, and where an operand is a Python number or list,
+    it is ``fn`` itself, so that a graph holds the op and no ``jit`` around it. For functions that
+    read no operand's values. Errors are those of ``fn``, `explained`; it is called anew to raise
+    them.
     """
     if not fn.__name__.startswith("_"):  # the errors of parts of an op are those of the op
         fn = explained(fn)
@@ -58,54 +69,49 @@ def eagerly_jitted(fn: Function) -> Function:
     positional = (*positional, *several)
     named = {p.name: _kind(p) for p in parameters}
     others = _OPTIONS if any(p.kind is p.VAR_KEYWORD for p in parameters) else _SETTING
+    plans: dict[tuple[Any, ...], _Plan] = {}
 
-    @functools.lru_cache(maxsize=4096)
-    def jitted(places: tuple[Any, ...], keywords: tuple[tuple[str, Any], ...]) -> Any:
-        def run(*arrays: Any) -> Any:
-            given = iter(arrays)
-            args = [next(given) if p is _ARRAY else _decoded(p) for p in places]
-            kwargs = {k: next(given) if p is _ARRAY else _decoded(p) for k, p in keywords}
-            return fn(*args, **kwargs)
+    def planned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Plan:
+        if len(args) > len(positional):
+            return _Plan(fn, (), ())
+        try:
+            place = {i: _is_setting(v, positional[i]) for i, v in enumerate(args)}
+            name = {k: _is_setting(v, named.get(k, others)) for k, v in kwargs.items()}
+        except _Unknown:
+            return _Plan(fn, (), ())
+        static = [i for i, setting in place.items() if setting]
+        static_names = [k for k, setting in name.items() if setting]
+        places = tuple(i for i in static if type(args[i]) in _DELICATE)
+        names = tuple(k for k in static_names if type(kwargs[k]) in _DELICATE)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return fn(*map(_decoded, args), **{k: _decoded(v) for k, v in kwargs.items()})
 
         run.__name__ = fn.__name__
-        return jax.jit(run)
-
-    array: Any = None
+        return _Plan(
+            jax.jit(run, static_argnums=static, static_argnames=static_names), places, names
+        )
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal array
-        if under_trace() or len(args) > len(positional):
+        if under_trace():
             return fn(*args, **kwargs)
-        if array is None:
-            array = type(jnp.zeros(()))
-        arrays: list[Any] = []
-        places: list[Any] = []
-        keywords: list[tuple[str, Any]] = []
+        kinds = tuple(map(type, args))
+        if kwargs:
+            kinds = (*kinds, *kwargs, *map(type, kwargs.values()))
+        plan = plans.get(kinds)
+        if plan is None:
+            plan = plans[kinds] = planned(args, kwargs)
+        run, places, names = plan
         try:
-            for value, kind in zip(args, positional, strict=False):
-                if type(value) is array and kind is not _SETTING:
-                    arrays.append(value)
-                    places.append(_ARRAY)
-                elif kind is _SETTING:
-                    places.append(_encoded(value))
-                else:
-                    places.append(_place(value, kind, arrays))
-            for name, value in kwargs.items():
-                kind, which = named.get(name, others), type(value)
-                if which is array and kind is not _SETTING:
-                    arrays.append(value)
-                    keywords.append((name, _ARRAY))
-                elif which in _PLAIN and kind is not _OPERAND:  # as `_place` has it, without a call
-                    keywords.append((name, (which, value)))
-                else:
-                    keywords.append((name, _place(value, kind, arrays)))
-            fast = jitted(tuple(places), tuple(keywords))
-        except (_Unknown, TypeError):  # TypeError: what cannot be hashed
-            return fn(*args, **kwargs)
-        try:
-            return fast(*arrays)
-        except OpError:
+            for i in places:
+                if not _told_apart(args[i]):
+                    return run(*_encoded_at(places, args), **_encoded_at(names, kwargs))
+            for k in names:
+                if not _told_apart(kwargs[k]):
+                    return run(*_encoded_at(places, args), **_encoded_at(names, kwargs))
+            return run(*args, **kwargs)
+        except (OpError, _Unknown):
             pass
         return fn(*args, **kwargs)
 
@@ -121,63 +127,69 @@ def _kind(parameter: inspect.Parameter) -> int:
     return _EITHER if parameter.kind is parameter.KEYWORD_ONLY else _OPERAND
 
 
-def _place(value: Any, kind: int, arrays: list[Any]) -> Any:
-    """What a call's key holds for a value; an array joins ``arrays``."""
+def _is_setting(value: Any, kind: int) -> bool:
+    """Whether a value is a setting, told by its type; it is an array, or None, otherwise.
+
+    Raises:
+        _Unknown: it is neither.
+    """
     if value is None:
-        return None
-    which = type(value)
-    if which not in _ATOMS and kind is not _SETTING and _is_array(value, which):
-        arrays.append(value)
-        return _ARRAY
-    if kind is _OPERAND or (kind is _EITHER and isinstance(value, float | complex)):
+        return False
+    if is_tracer(value):  # one that outlived its trace
         raise _Unknown
-    return _encoded(value)
-
-
-# Of types that were seen: JAX answers by a function in Python, which takes its time.
-_ARRAYS: dict[type, bool] = {}
-
-
-def _is_array(value: Any, which: type) -> bool:
-    known = _ARRAYS.get(which)
-    if known is None:
-        if is_tracer(value):  # one that outlived its trace
-            raise _Unknown
-        known = isinstance(value, np.ndarray | np.generic | jax.Array)
-        if known:
-            _ARRAYS[which] = known
-    return known
-
-
-def _encoded(value: Any) -> Any:
-    """A setting as a key holds it: 1, 1.0 and True are three, and lists can be hashed."""
-    kind = type(value)
-    if kind is float or kind is complex:
-        return kind, value, value or repr(value)  # 0.0 and -0.0 are two
-    if kind in _ATOMS:
-        return kind, value
-    if kind is tuple:
-        kinds = tuple(map(type, value))
-        if float not in kinds and complex not in kinds and _ATOMS.issuperset(kinds):
-            return kind, value, kinds
-    if kind is tuple or kind is list:
-        return kind, tuple([_encoded(v) for v in value])
-    if kind is dict:
-        return kind, tuple([(_encoded(k), _encoded(v)) for k, v in value.items()])
-    if value is None or isinstance(value, _OTHER_ATOMS):
-        return kind, value
+    if kind is not _SETTING and isinstance(value, np.ndarray | np.generic | jax.Array):
+        return False
+    which = type(value)
+    if kind is _OPERAND or (kind is _EITHER and which in _NUMBERS):
+        raise _Unknown
+    if which in _DELICATE or issubclass(which, _ATOMS):
+        return True
     raise _Unknown
 
 
-def _decoded(place: Any) -> Any:
-    """The setting again, lists and dicts as new ones."""
-    if place is None:
-        return None
-    kind, value, *told = place
-    if told:
-        return value
+def _told_apart(value: Any) -> bool:
+    """Whether jit tells a `_DELICATE` setting apart as it is."""
+    kind = type(value)
+    if kind is tuple:
+        return tuple(map(type, value)) in _INTEGERS
+    return kind in _NUMBERS and value != 0
+
+
+class _Encoded(NamedTuple):
+    """A setting as jit may tell it apart: 1, 1.0 and True are three, and lists can be hashed."""
+
+    kind: type
+    value: Any
+    sign: str = ""  # 0.0 and -0.0 are two
+
+
+def _encoded_at(places: Any, values: Any) -> Any:
+    """``values``, a tuple or a dict, with the settings at ``places`` encoded."""
+    encoded = dict(values) if isinstance(values, dict) else list(values)
+    for place in places:
+        encoded[place] = _encoded(values[place])
+    return encoded
+
+
+def _encoded(value: Any) -> _Encoded:
+    kind = type(value)
+    if kind in _NUMBERS:
+        return _Encoded(kind, value, repr(value))
     if kind is tuple or kind is list:
-        return kind([_decoded(v) for v in value])
+        return _Encoded(kind, tuple(map(_encoded, value)))
     if kind is dict:
-        return {_decoded(k): _decoded(v) for k, v in value}
-    return value
+        return _Encoded(kind, tuple([(_encoded(k), _encoded(v)) for k, v in value.items()]))
+    if value is None or issubclass(kind, _ATOMS):
+        return _Encoded(kind, value)
+    raise _Unknown
+
+
+def _decoded(value: Any) -> Any:
+    """What was given, lists and dicts as new ones."""
+    if type(value) is not _Encoded:
+        return value
+    if value.kind is tuple or value.kind is list:
+        return value.kind(map(_decoded, value.value))
+    if value.kind is dict:
+        return {_decoded(k): _decoded(v) for k, v in value.value}
+    return value.value
