@@ -332,13 +332,13 @@ class Editor:
 
     def prune(self, node: Node) -> list[Node]:
         """Remove ``node`` if nothing needs it, then what only it needed; returns the removed."""
-        removed = []
+        removed: list[Node] = []
+        if self._is_needed(node):
+            return removed
         stack = [node]
         while stack:
             candidate = stack.pop()
-            if candidate not in self or candidate.effects:
-                continue
-            if any(self.use_count(v) for v in candidate.outputs):
+            if candidate not in self or self._is_needed(candidate):
                 continue
             makers = [self.producer(v) for v in self.inputs(candidate)]
             self._unlink(candidate)
@@ -368,6 +368,13 @@ class Editor:
         return self.graph
 
     # The linked list and the uses.
+
+    def _is_needed(self, node: Node) -> bool:
+        """Whether it has effects, or one of its results is used."""
+        for v in node.outputs:
+            if self._users.get(v) or v in self._output_places:
+                return True
+        return bool(node.effects) or any(v in self._extra_outputs.values() for v in node.outputs)
 
     def _replace_output(self, old: Value, new: Value) -> None:
         for i in self._output_places.pop(old, ()):

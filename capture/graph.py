@@ -32,23 +32,17 @@ class Value(Fixed):
     Attributes:
       name: unique within its graph; an argument's own name where it has one.
       aval: the abstract value (shape, dtype, weak type, sharding).
+      shape: the array's shape; empty for a scalar, a token or a reference without one.
+      dtype: the array's dtype; ``None`` for a value that has none, such as a token.
     """
 
-    __slots__ = ("__weakref__", "aval", "name")
+    __slots__ = ("__weakref__", "aval", "dtype", "name", "shape")
 
     def __init__(self, name: str, aval: Any):
         self.name = name
         self.aval = aval
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """The array's shape; empty for a scalar, a token or a reference without one."""
-        return tuple(getattr(self.aval, "shape", ()))
-
-    @property
-    def dtype(self) -> Any:
-        """The array's dtype; ``None`` for a value that has none, such as a token."""
-        return getattr(self.aval, "dtype", None)
+        self.shape: tuple[Any, ...] = tuple(getattr(aval, "shape", ()))
+        self.dtype: Any = getattr(aval, "dtype", None)
 
     @property
     def ndim(self) -> int:
@@ -78,6 +72,7 @@ class Node(Fixed):
 
     Attributes:
       primitive: the JAX primitive that computes it.
+      op: the operation's name: the primitive's, so ``"conv"`` for a named op.
       inputs: the operands.
       outputs: the results; every one is a Value of its own, used or not.
       params: the primitive's parameters, bodies included as JAX gave them.
@@ -93,6 +88,7 @@ class Node(Fixed):
         "ctx",
         "effects",
         "inputs",
+        "op",
         "origin",
         "outputs",
         "params",
@@ -114,6 +110,7 @@ class Node(Fixed):
         bodies: Bodies | None = None,
     ):
         self.primitive = primitive
+        self.op: str = primitive.name
         self.inputs = inputs
         self.outputs = outputs
         self.params = params
@@ -122,11 +119,6 @@ class Node(Fixed):
         self.source_info = source_info
         self.origin = origin
         self._bodies = bodies
-
-    @property
-    def op(self) -> str:
-        """The operation's name: the primitive's, so ``"conv"`` for a named op."""
-        return self.primitive.name
 
     @property
     def output(self) -> Value:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpress.capture import Literal, Node, PassError, Value
 from jaxpress.passes.constraints import constraint_of
-from jaxpress.passes.view import View, scalar_value
+from jaxpress.passes.view import View, scalar_under, scalar_value
 
 __all__ = ["AnyValue", "Pattern", "Scalar", "State", "done", "equal_scalars", "mark_recurring"]
 
@@ -109,6 +109,8 @@ class Pattern:
     names: frozenset[str] = frozenset()
     # The names of operations that it looks behind.
     through: frozenset[str] = frozenset()
+    # False where a glance shows that a value does not fit; None where none can.
+    may_be: Callable[[View, Value], bool] | None = None
     # Whether it occurs more than once in what it is a part of.
     recurs = False
 
@@ -123,6 +125,10 @@ class Pattern:
     def match_node(self, node: Node, state: State, then: Callable[[], bool] = done) -> bool:
         """Whether ``node`` itself fits, as the root of a rule."""
         raise PassError(f"a rule cannot start at the pattern {self}: it is no operation")
+
+    def may_fit(self, view: View, node: Node) -> bool:
+        """False where a glance shows that ``node`` does not fit; most do not."""
+        return True
 
     @property
     def parts(self) -> tuple[Pattern, ...]:
@@ -206,6 +212,9 @@ class Scalar(Pattern):
         if isinstance(bound, Literal) and equal_scalars(bound.val, found, value.dtype):
             return then()
         return state.fail(lambda: f"{self.name} is {bound!r} and {found} at once", part=self)
+
+    def may_be(self, view: View, value: Value) -> bool:
+        return scalar_under(view, value) is not None
 
     def _is_value(self, found: Any, dtype: Any) -> bool:
         return equal_scalars(found, self.value, dtype)

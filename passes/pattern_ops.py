@@ -60,6 +60,8 @@ class Op(Pattern):
             commutative = self.names <= COMMUTATIVE
         self.commutative = commutative and len(operands) == 2
         self.size = 1 + sum(p.size for p in operands)
+        # The operands that a glance can refuse, for `may_fit`.
+        self._tests = tuple((i, p.may_be) for i, p in enumerate(operands) if p.may_be is not None)
         mark_recurring(operands)
 
     def match(self, value: Value, state: State, then: Callable[[], bool] = done) -> bool:
@@ -85,6 +87,18 @@ class Op(Pattern):
         if key not in state.parts:
             state.bind(state.parts, key, value)
         return self.match_node(node, state, then) or state.undo(mark)
+
+    def may_be(self, view: View, value: Value) -> bool:
+        node = view.producer(value)
+        return node is not None and node.op in self.names
+
+    def may_fit(self, view: View, node: Node) -> bool:
+        inputs = view.inputs(node)
+        if not self._tests or len(inputs) != len(self.operands):
+            return True
+        if all(may_be(view, inputs[i]) for i, may_be in self._tests):
+            return True
+        return self.commutative and all(may_be(view, inputs[1 - i]) for i, may_be in self._tests)
 
     def match_node(self, node: Node, state: State, then: Callable[[], bool] = done) -> bool:
         """Whether ``node`` itself fits."""

@@ -176,10 +176,14 @@ class Rule:
 
     def match(self, view: View, node: Node, state: State | None = None) -> Match | None:
         """The match rooted at ``node``, or ``None``."""
-        state = State(view) if state is None else state
+        declared = isinstance(self.pattern, Pattern)
+        if state is None:
+            if declared and not self.pattern.may_fit(view, node):
+                return None
+            state = State(view)
         if not _is_whole(node, state):
             return None
-        if not isinstance(self.pattern, Pattern):
+        if not declared:
             match = self.pattern.find(state, node)
             return match if match is not None and self._accepts(match, state) else None
         found: list[Match] = []

@@ -15,6 +15,7 @@ __all__ = [
     "channel_base",
     "is_parameter_like",
     "parameters_of",
+    "scalar_under",
     "scalar_value",
 ]
 
@@ -72,6 +73,19 @@ _MOVEMENT = frozenset(
 )
 
 
+_SCALAR_MOVES = frozenset({"broadcast_in_dim", "convert_element_type", "reshape"})
+
+
+def scalar_under(view: View, value: Value) -> Literal | None:
+    """The literal that ``value`` is, or is broadcast, reshaped or converted from."""
+    while not isinstance(value, Literal):
+        node = view.producer(value)
+        if node is None or node.op not in _SCALAR_MOVES:
+            return None
+        value = view.inputs(node)[0]
+    return value
+
+
 def scalar_value(view: View, value: Value) -> Any:
     """The scalar that ``value`` is, or is broadcast from; ``None`` if it is no known scalar.
 
@@ -79,16 +93,12 @@ def scalar_value(view: View, value: Value) -> Any:
     not looked into: their values are data of the model.
     """
     dtype = value.dtype
-    while not isinstance(value, Literal):
-        node = view.producer(value)
-        if node is None or node.op not in ("broadcast_in_dim", "convert_element_type", "reshape"):
-            return None
-        value = view.inputs(node)[0]
-    if np.shape(value.val) != () or dtype is None:
+    literal = scalar_under(view, value)
+    if literal is None or np.shape(literal.val) != () or dtype is None:
         return None
     try:
         # Through every dtype on the way: 1e-8 in float16 is zero.
-        return np.asarray(value.val).astype(value.dtype).astype(dtype)[()]
+        return np.asarray(literal.val).astype(literal.dtype).astype(dtype)[()]
     except (TypeError, ValueError):
         return None
 

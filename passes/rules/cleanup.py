@@ -117,12 +117,12 @@ class _ReshapeChain:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        if not _keeps_order(view, node):
-            state.fail("it changes the order or number of elements", node)
-            return None
         inner = view.producer(view.inputs(node)[0])
         if inner is None or not _keeps_order(view, inner):
             state.fail("what it reshapes is not a reshape itself", node)
+            return None
+        if not _keeps_order(view, node):
+            state.fail("it changes the order or number of elements", node)
             return None
         return Match(view, node, {"x": view.inputs(inner)[0]}, {"inner": inner}, (inner,))
 

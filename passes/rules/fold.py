@@ -243,6 +243,9 @@ class _AffineAfterLinear:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
+        if view.is_known(node.output):
+            state.fail("it is of weights alone", node)
+            return None
         inputs = view.inputs(node)
         for i, value in enumerate(inputs):
             other = inputs[1 - i]

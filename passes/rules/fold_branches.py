@@ -66,6 +66,9 @@ class _SumOfBranches:
     size = 3
 
     def find(self, state: State, node: Node) -> Match | None:
+        if state.view.is_known(node.output):
+            state.fail("it is of weights alone", node)
+            return None
         parts = parts_of(state, node.output, node, whole=True)
         if parts is None:
             return None

@@ -143,12 +143,16 @@ class _AffineOfSum:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
+        # A sum enters as x, or, where what is known comes first, as the second operand.
+        sums = [v for v in view.inputs(node)[:2] if self._is_sum(view, v)]
+        if not sums or view.is_known(node.output):
+            state.fail("it is of no sum, or of weights alone", node)
+            return None
         affine = self._norm(state, node) if node.op == "batch_norm" else self._known(state, node)
         if affine is None:
             return None
         x, along, known, scale = affine
-        maker = view.producer(x)
-        if maker is None or maker.op not in _SUMS or x.dtype != node.output.dtype:
+        if x not in sums or x.dtype != node.output.dtype:
             state.fail("it is of no sum, or of one in another dtype", node)
             return None
         parts = parts_of(state, x, node)
@@ -173,6 +177,10 @@ class _AffineOfSum:
         values = {f"leaf{i}": v for i, (v, _) in enumerate(leaves)} | known
         info = {"shape": shape_of(view, x, [v for v, _ in leaves]), "first": first}
         return Match(view, node, values, {}, inner, info)
+
+    def _is_sum(self, view: View, value: Value) -> bool:
+        maker = view.producer(value)
+        return maker is not None and maker.op in _SUMS
 
     def _norm(self, state: State, node: Node) -> Any:
         norm = norm_of(state, node)

@@ -206,8 +206,7 @@ def _dtypes(reading: Reading, root: Node, nodes: set[Node]) -> str:
     """Why the op would not compute this as precisely, or more so than was meant; empty if not."""
     out = root.output.dtype
     widest = jnp.promote_types(jnp.promote_types(reading.x.dtype, out), jnp.float32)
-    for node in nodes:
-        dtype = node.output.dtype
+    for dtype in dict.fromkeys(node.output.dtype for node in nodes):
         if jnp.finfo(dtype).nmant < jnp.finfo(out).nmant:
             return f"it is rounded to {dtype} on the way"
         if jnp.promote_types(dtype, widest) != widest:
