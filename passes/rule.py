@@ -176,15 +176,15 @@ class Rule:
 
     def match(self, view: View, node: Node, state: State | None = None) -> Match | None:
         """The match rooted at ``node``, or ``None``."""
-        declared = isinstance(self.pattern, Pattern)
+        pattern = self.pattern
         if state is None:
-            if declared and not self.pattern.may_fit(view, node):
+            if isinstance(pattern, Pattern) and not pattern.may_fit(view, node):
                 return None
             state = State(view)
         if not _is_whole(node, state):
             return None
-        if not declared:
-            match = self.pattern.find(state, node)
+        if not isinstance(pattern, Pattern):
+            match = pattern.find(state, node)
             return match if match is not None and self._accepts(match, state) else None
         found: list[Match] = []
 
@@ -203,7 +203,7 @@ class Rule:
             found.append(match)
             return True
 
-        self.pattern.match_node(node, state, accepts)
+        pattern.match_node(node, state, accepts)
         return found[0] if found else None
 
     def _values(self, state: State) -> dict[str, Value]:
