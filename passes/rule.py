@@ -13,6 +13,7 @@ from jaxpress.capture import Graph, Literal, Node, PassError, Value, compat
 from jaxpress.capture.edit import Editor
 from jaxpress.capture.exactly import exactly
 from jaxpress.capture.order import makers_after, move_before
+from jaxpress.passes.match import Match, inner_values_are_private, is_replaceable, is_whole
 from jaxpress.passes.pattern_base import Pattern, State
 from jaxpress.passes.record import NUMERICS
 from jaxpress.passes.traced import number_of, traced
@@ -20,68 +21,6 @@ from jaxpress.passes.view import View
 from jaxpress.passes.why_not import WhyNot, nearest
 
 __all__ = ["Match", "Rule", "RuleSet", "WhyNot"]
-
-
-class Match:
-    """A place where a rule applies.
-
-    Attributes:
-      root: the node that the rule starts at.
-      outputs: the values that are replaced: the root's results, or, for a pattern of several
-        results, one value for each of them.
-      values: captured values by name; ``match["x"]`` reads one.
-      lists: captured values of repeated operands by name.
-      nodes: captured nodes by name.
-      matched: every node that the pattern covers, the root first.
-      info: hashable facts that a programmed pattern found, such as an axis.
-      like: whose line and scope the new nodes take: the root's, unless what is made of it is
-        rather one of the others, as a convolution is that takes in an activation.
-    """
-
-    __slots__ = ("info", "like", "lists", "matched", "nodes", "outputs", "root", "values", "view")
-
-    def __init__(
-        self,
-        view: View,
-        root: Node,
-        values: dict[str, Value],
-        nodes: dict[str, Node] | None = None,
-        matched: Iterable[Node] = (),
-        info: dict[str, Any] | None = None,
-        *,
-        outputs: Iterable[Value] | None = None,
-        lists: dict[str, tuple[Value, ...]] | None = None,
-        like: Node | None = None,
-    ):
-        self.view = view
-        self.root = root
-        self.outputs = root.outputs if outputs is None else tuple(outputs)
-        self.values = values
-        self.lists = lists or {}
-        self.nodes = nodes or {}
-        self.matched = tuple(dict.fromkeys((root, *matched)))
-        self.info = info or {}
-        self.like = root if like is None else like
-
-    def __getitem__(self, name: str) -> Value:
-        return self.values[name]
-
-    def get(self, name: str) -> Value | None:
-        """A captured value that may be missing."""
-        return self.values.get(name)
-
-    def operands(self) -> Iterator[Value]:
-        """Every captured value."""
-        yield from self.values.values()
-        for several in self.lists.values():
-            yield from several
-
-    def makers(self) -> list[Node]:
-        """The nodes that make what is replaced, each once, the root first."""
-        if self.outputs is self.root.outputs:
-            return [self.root]
-        made = (self.view.producer(v) for v in self.outputs)
-        return list(dict.fromkeys(node for node in (self.root, *made) if node is not None))
 
 
 class Rule:
@@ -181,7 +120,7 @@ class Rule:
             if isinstance(pattern, Pattern) and not pattern.may_fit(view, node):
                 return None
             state = State(view)
-        if not _is_whole(node, state):
+        if not is_whole(node, state):
             return None
         if not isinstance(pattern, Pattern):
             match = pattern.find(state, node)
@@ -215,11 +154,11 @@ class Rule:
 
     def _accepts(self, match: Match, state: State) -> bool:
         """Whether the match may be made: nothing else needs what goes, and the guard agrees."""
-        if not all(_is_whole(node, state) for node in match.matched):
+        if not all(is_whole(node, state) for node in match.matched):
             return False
-        if not _is_replaceable(match, state):
+        if not is_replaceable(match, state):
             return False
-        if not self.shared and not _inner_values_are_private(match, state):
+        if not self.shared and not inner_values_are_private(match, state):
             return False
         reason = None if self.guard is None else self.guard(match)
         return not reason or state.fail(reason, match.root, complete=True)
@@ -375,63 +314,6 @@ class RuleSet:
 
     def __repr__(self) -> str:
         return f"RuleSet({', '.join(rule.name for rule in self.rules)})"
-
-
-def _is_whole(node: Node, state: State) -> bool:
-    """Whether the results of a node are those that its op has outside of a derivative.
-
-    Patterns and replacements know these alone; see ``jaxpress.nnops.keeping``.
-    """
-    if "keeps" in node.params:
-        return state.fail(lambda: f"a derivative needs further results of {node.op}", node)
-    return True
-
-
-def _is_replaceable(match: Match, state: State) -> bool:
-    """Whether all that is needed of the nodes that are replaced is given another value."""
-    makers = match.makers()
-    for node in makers:
-        if node.effects:
-            return state.fail(lambda node=node: f"{node.op} has an effect", node, complete=True)
-        if match.outputs is match.root.outputs:
-            continue
-        for v in node.outputs:
-            if match.view.use_count(v) and not any(v is out for out in match.outputs):
-                return state.fail(
-                    lambda v=v: f"{v!r} is used, and not replaced", node, complete=True
-                )
-    if len(makers) == 1:
-        return True
-    editor = match.view
-    if not isinstance(editor, Editor):
-        return state.fail("several results are replaced in a graph that is being edited only")
-    anchor = min(makers, key=editor.order.__getitem__)
-    if makers_after(editor, match.operands(), anchor, makers) is None:
-        reason = "one of its results is needed for what another is made from"
-        return state.fail(reason, anchor, complete=True)
-    return True
-
-
-def _inner_values_are_private(match: Match, state: State) -> bool:
-    """Whether no value that the rewrite swallows is needed elsewhere.
-
-    Values that depend on weights alone do not count: computing them again costs nothing per call.
-    """
-    view, covered = match.view, set(match.matched)
-    for node in match.matched:
-        if node is match.root:
-            continue
-        for v in node.outputs:
-            if view.is_known(v) or any(v is out for out in match.outputs):
-                continue
-            others = [user for user in view.users(v) if user not in covered]
-            if others or view.is_output(v):
-                who = others[0].op if others else "an output"
-                state.fail(
-                    lambda v=v, who=who: f"{v!r} is used by {who} as well", node, complete=True
-                )
-                return False
-    return True
 
 
 def _exactly(scalar: Any) -> tuple[str, str, str]:
