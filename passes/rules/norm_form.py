@@ -218,6 +218,8 @@ def _choose(reading: Reading, parts: _Parts, layout: _Layout, root: Node) -> Nor
     ndim = len(layout.dims)
     kinds = [layout.kind(i) for i in range(ndim)]
     reduced = tuple(i for i in range(ndim) if kinds[i] == "reduced")
+    if not reduced and "split" not in kinds:
+        return "it is of single elements"
     atoms = (*parts.gain.values(), *parts.bias.values())
     used = layout.along([a for v in atoms for d in reading.parameters[v] for a in leaves(d)])
     if atoms and not used:

@@ -284,6 +284,14 @@ def test_a_batch_of_one_and_an_empty_one() -> None:
     assert n == 1 and new(X[:0], G, B).shape == (0, 4, 4, 8)
 
 
+@pytest.mark.parametrize("fn", [by_jnp_var, rms, lambda x, *_: x / (norm(x) + 1e-3)])
+def test_over_an_axis_of_one_there_is_nothing_to_norm(fn) -> None:
+    args = (X[..., :1], G[:1], B[:1])
+    new, n = applied(fn, *args)
+    assert n == 0
+    assert_close(new(*args), fn(*args))
+
+
 def test_symbolic_shapes() -> None:
     b, t = jax.export.symbolic_shape("b, t")
     spec = jax.ShapeDtypeStruct((b, t, 4, 8), "float32")
