@@ -226,7 +226,10 @@ class Rule:
                 editor.prune(node)
         except Exception as error:  # of somebody's own rule: whatever it is, it is named
             where = match.root.source or "no source line"
-            message = f"rule {self.name!r} failed at {match.root!r} ({where}): {error}"
+            message = (
+                f"rule {self.name!r} failed at {match.root!r} ({where}): {error}\n  to go on "
+                f"without it: optimize(fn, passes=jaxpress.passes.default.without({self.name!r}))"
+            )
             raise PassError(message) from error
         return outs, nodes
 
