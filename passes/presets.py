@@ -48,6 +48,7 @@ from jaxpress.passes.rules.raise_recurrent import RECURRENT_RULES
 from jaxpress.passes.rules.raise_rotary import ROTARY_RULES
 from jaxpress.passes.rules.raise_sequence_mask import RAISE_SEQUENCE_MASK
 from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
+from jaxpress.passes.rules.regular_gather import REGULAR_GATHER
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
 __all__ = [
@@ -106,8 +107,9 @@ raise_clips = Pass(
 )
 algebra = Pass(
     "algebra",
-    ALGEBRA_RULES + DROP_RESHAPE + RESHAPE_CHAIN,  # of the reshapes that sums become
-    "Roots, powers and sums over one element become cheaper operations.",
+    # With what tidies the reshapes that sums become.
+    ALGEBRA_RULES + REGULAR_GATHER + DROP_RESHAPE + RESHAPE_CHAIN,
+    "Roots, powers, sums over one element and regular gathers become cheaper operations.",
     after="raise_ops",
 )
 fold_batch_norm = Pass(

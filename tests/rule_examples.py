@@ -104,6 +104,11 @@ CASES: dict[str, Case] = {
     "power": Case(lambda x: lax.pow(x, lax.full_like(x, 2.0)), (X,), lambda x: lax.pow(x, x)),
     "reduce_one": Case(lambda x: x[:, :1].max(1), (X,), lambda x: x.max(1)),
     "sum_of_one": Case(lambda x: x[:, :1].sum(1), (X,), lambda x: x.sum(1)),
+    "regular_gather": Case(
+        lambda x: jax.image.resize(x, (6, 4), "nearest")[:, jnp.arange(3, -1, -2)],
+        (X,),
+        lambda x: x[jnp.arange(3), jnp.arange(3)],
+    ),
     "two_maxima": Case(
         lambda x: lax.max(lax.max(x, 0.5), 1.0), (X,), lambda x: lax.max(lax.max(x, 0.5), 0.5)
     ),
