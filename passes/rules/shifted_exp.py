@@ -185,6 +185,7 @@ class Exponentials(NamedTuple):
       shifted: ``x - max(x)``.
       exp: the exponential of that.
       largest: the maximum.
+      order: which axis of what the maximum was taken of each axis of ``x`` is.
       nodes: the operations.
     """
 
@@ -194,7 +195,24 @@ class Exponentials(NamedTuple):
     shifted: Node
     exp: Node
     largest: Reduced
+    order: tuple[int, ...]
     nodes: tuple[Node, ...]
+
+    def is_largest(self, view: View, place: Place) -> Reduced | None:
+        """The reduction behind a value, which is the very maximum that was taken away."""
+        labels = place.labels
+        if self.order != tuple(range(self.x.ndim)):
+            kept = list(range(self.x.ndim))
+            if place.ndim < self.x.ndim:
+                kept = [i for i in kept if i not in self.axes]
+            moved = [self.order[i] for i in kept]
+            if place.ndim < self.x.ndim:
+                moved = [sorted(moved).index(i) for i in moved]
+            labels = tuple(None if i is None else moved[i] for i in labels)
+        found, own = reduced(view, place._replace(labels=labels), "reduce_max"), self.largest
+        if found is None or found.node is not own.node:
+            return None
+        return found if (found.finite, found.stopped) == (own.finite, own.stopped) else None
 
 
 def exponentials_of(view: View, total: Place) -> Exponentials | str:
@@ -236,6 +254,8 @@ def exponentials_of(view: View, total: Place) -> Exponentials | str:
     if peak is turned and turned is not x:
         axes = tuple(i for i, a in enumerate(order) if a in axes)
         peak = x
+    else:
+        order = tuple(range(x.ndim))
     if axes != summed.axes:
         return "sum and maximum are over different axes"
     if where is not None:
@@ -245,7 +265,7 @@ def exponentials_of(view: View, total: Place) -> Exponentials | str:
         x = unmasked
     elif peak is not x:
         return "what is taken away is not the largest of the same array"
-    return Exponentials(x, where, summed.axes, sub, exp, largest, tuple(nodes))
+    return Exponentials(x, where, summed.axes, sub, exp, largest, order, tuple(nodes))
 
 
 def _turned(view: View, x: Value) -> tuple[Value, tuple[int, ...]]:
