@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpress.capture import Node, Value
+from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.rule import Match
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
@@ -24,6 +24,8 @@ __all__ = [
     "reduced",
 ]
 
+# How far a product of a derivative may be from the quotient in it.
+_MAX_STEPS = 16
 _SAME_ELEMENTS = frozenset({"reshape", "squeeze", "expand_dims"})
 # What else may use the pieces: another function of this family, of the same array.
 _FAMILY = frozenset(
@@ -326,26 +328,65 @@ def _summand(view: View, summed: Reduced, dtype: Any) -> tuple[Value, list[Node]
 
 
 def only_among_themselves(match: Match) -> str | None:
-    """A guard: pieces may serve several of these functions, and nothing else.
+    """A guard: pieces may serve several of these functions and their derivatives, nothing else.
 
-    Softmax and log_softmax of one array share most of their equations.
+    Softmax and log_softmax of one array share most of their equations. A gradient that is traced
+    with the value has the exponentials times what was divided by their sum: these pieces stay for
+    it, bit for bit, and the op begins with the same equations, which XLA computes once.
     """
     view, covered = match.view, set(match.matched)
+    strangers: list[tuple[Node, Value, Node]] = []
     for node in match.matched:
         if node is match.root:
             continue
         for v in node.outputs:
             if view.is_known(v):
                 continue
-            strangers = [
-                user.op
+            if view.is_output(v):
+                return f"{v!r} is used by an output as well"
+            strangers += [
+                (node, v, user)
                 for user in view.users(v)
                 if user not in covered and user.op not in _FAMILY and not _is_dead(view, user)
             ]
-            if strangers or view.is_output(v):
-                who = strangers[0] if strangers else "an output"
-                return f"{v!r} is used by {who} as well"
+            strangers += [
+                (node, v, user)
+                for user in view.users(v)
+                if user.op == "div" and user not in covered and _divides_by(view, user, v)
+                if node.op != "exp"
+            ]
+    below = {u for node, v, u in strangers if node.op != "exp" and _divides_by(view, u, v)}
+    for node, v, user in strangers:
+        if user not in below and not (node.op == "exp" and _is_times(view, user, v, below)):
+            return f"{v!r} is used by {user.op} as well"
     return None
+
+
+def _divides_by(view: View, user: Node, total: Value) -> bool:
+    """Whether a derivative begins so with a sum: divides by it, or asks for its sign."""
+    inputs = view.inputs(user)
+    if user.op == "div":
+        return inputs[1] is total and inputs[0] is not total
+    if user.op == "integer_pow":
+        return user.params["y"] < 0
+    return user.op == "ge" and scalar_value(view, inputs[1]) == 0
+
+
+def _is_times(view: View, user: Node, e: Value, quotients: set[Node]) -> bool:
+    """Whether exponentials are multiplied with what is made of quotients by their sum."""
+    if user.op != "mul":
+        return False
+    stack = [v for v in view.inputs(user) if v is not e]
+    seen: set[Node] = set()
+    while stack and len(seen) < _MAX_STEPS:
+        node = view.producer(stack.pop(0))
+        if node is None or node in seen:
+            continue
+        if node in quotients:
+            return True
+        seen.add(node)
+        stack.extend(v for v in view.inputs(node) if not isinstance(v, Literal))
+    return False
 
 
 def _is_dead(view: View, node: Node) -> bool:
