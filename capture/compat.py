@@ -298,16 +298,19 @@ def custom_jvp_rule(params: dict[str, Any], n_inputs: int) -> tuple[Any, Any]:
 def custom_jvp_identity(params: dict[str, Any]) -> Any:
     """What a ``custom_jvp_call``'s derivative rule is made of, hashable, or ``None``.
 
-    Two equations with the same body and the same identity have the same rule, so that the rule
-    has to be traced once only. A rule that also reads arguments that are no arrays
-    (``nondiff_argnums``) has none. The last entry holds the axes of each ``vmap`` around. Where
-    JAX's closures look otherwise than expected, ``None`` costs time and nothing else.
+    Equations with the same body and identity have the same rule, which is then traced once. A rule
+    that also reads arguments that are no arrays (``nondiff_argnums``) has none. The last entry
+    holds each ``vmap``'s axes. Where JAX's closures look unlike this, ``None`` costs time only.
     """
     axes: tuple[Any, ...] = ()
     try:
         fun = params["jvp_jaxpr_fun"]
         while True:
-            rule = _cells(_cells(fun.f)["fn"])["jvp"]
+            inner = _cells(_cells(fun.f)["fn"])
+            if all(inner.get("used_outs", [False])):
+                fun = inner["jvp_jaxpr_fun"]  # a derivative looked for results to leave out
+                continue
+            rule = inner["jvp"]
             if rule.f.__qualname__ != "lift_jvp.<locals>.jvp":
                 break
             # An equation that was bound again, as when a graph is run: the rule is further in.
@@ -315,8 +318,7 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
                 return None
             axes = (*_mapped_axes(rule.transforms), *axes)
             fun = _cells(rule.f)["jvp_jaxpr_fun"]
-        # The last step flattens arguments and results, and knows their pytree; those before it
-        # are vmaps, each with the axes that it maps.
+        # The last step flattens, and knows the pytrees; those before it are vmaps with their axes.
         *maps, (_, details) = rule.transforms
         trees = tuple(x for x in details if isinstance(x, jax.tree_util.PyTreeDef))
         return rule.f, trees, (*_mapped_axes(maps), *axes)
@@ -324,10 +326,9 @@ def custom_jvp_identity(params: dict[str, Any]) -> Any:
         return None
 
 
-def _cells(fn: Any) -> dict[str, Any]:
+def _cells(f: Any) -> dict[str, Any]:
     """What a Python function closes over, by name."""
-    values = (cell.cell_contents for cell in fn.__closure__)
-    return dict(zip(fn.__code__.co_freevars, values, strict=True))
+    return dict(zip(f.__code__.co_freevars, (c.cell_contents for c in f.__closure__), strict=True))
 
 
 def _mapped_axes(steps: Sequence[Any]) -> tuple[Any, ...]:

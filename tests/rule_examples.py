@@ -167,6 +167,16 @@ CASES: dict[str, Case] = {
         (X,),
         lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x),
     ),
+    "turned_select": Case(
+        lambda x, p: lax.select_n(p.T, x.T, jnp.zeros((4, 3))),
+        (X, P),
+        lambda x, p: lax.select_n(p.T, x.reshape(4, 3), jnp.zeros((4, 3))),
+    ),
+    "after_turned_select": Case(
+        lambda x, p: jnp.expm1(lax.select_n(p, x, jnp.zeros((3, 4))).T),
+        (X, P),
+        lambda x, p: jnp.expm1(lax.select_n(p, x, jnp.zeros((3, 4)))).T + jnp.expm1(x.T),
+    ),
     "no_rounds": Case(
         lambda x: lax.scan(lambda c, _: (c * 2, None), x, None, length=0)[0] + 1,
         (X,),

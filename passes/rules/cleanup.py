@@ -17,6 +17,7 @@ from jaxpress.passes.rules.cleanup_elementwise import ELEMENTWISE_RULES
 from jaxpress.passes.rules.cleanup_moves import MOVE_RULES
 from jaxpress.passes.rules.cleanup_reductions import DROP_REDUCTION
 from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
+from jaxpress.passes.rules.cleanup_turns import TURN_RULES
 from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = ["CLEANUP_RULES"]
@@ -177,6 +178,7 @@ CLEANUP_RULES = RuleSet(
         RESHAPE_CHAIN,
         *ELEMENTWISE_RULES,
         *MOVE_RULES,
+        *TURN_RULES,
         *BRANCH_RULES,
     )
 )

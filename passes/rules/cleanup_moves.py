@@ -12,14 +12,14 @@ from jaxpress.passes.pattern import State, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
-__all__ = ["MOVE_RULES"]
+__all__ = ["MOVE_RULES", "is_plain"]
 
 
 def _ints(values: Any) -> list[int]:
     return [int(v) for v in values]
 
 
-def _is_plain(*values: Value) -> bool:
+def is_plain(*values: Value) -> bool:
     """Whether all sizes are numbers, and nobody says how arrays are sharded."""
     meshes = [getattr(getattr(v.aval, "sharding", None), "mesh", None) for v in values]
     if any(m is not None and not m.empty and not m.are_all_axes_auto for m in meshes):
@@ -46,7 +46,7 @@ class _SliceChain:
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
         x = view.inputs(node)[0]
-        if not _is_plain(x, node.output):
+        if not is_plain(x, node.output):
             state.fail("its sizes are not known, or it is sharded", node)
             return None
         bounds = _bounds(node, x)
@@ -112,7 +112,7 @@ class _JoinedSlices:
             is_whole = int(first.params["axis"]) == axis and len(parts) == len(inputs)
             if is_whole and all(a is b for a, b in zip(parts, inputs, strict=True)):
                 return Match(view, node, {"x": source}, matched=(first,), info={"bounds": None})
-        if first.op != "slice" or not _is_plain(source, *inputs):
+        if first.op != "slice" or not is_plain(source, *inputs):
             state.fail("what it joins are not slices", node)
             return None
         nodes = [m for m in makers if m is not None]
@@ -225,7 +225,7 @@ class _BroadcastTwice:
         view = state.view
         outer = broadcast_operand(view, node.output)
         inner = None if outer is None else broadcast_operand(view, outer[0])
-        if outer is None or inner is None or not _is_plain(node.output, outer[0], inner[0]):
+        if outer is None or inner is None or not is_plain(node.output, outer[0], inner[0]):
             state.fail("what it broadcasts is no broadcast, or sharded", node)
             return None
         dims = tuple(outer[1][d] for d in inner[1])

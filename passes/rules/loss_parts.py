@@ -63,10 +63,12 @@ class Above:
         view = state.view
         chain: list[Node] = []
         value = node.outputs[0]
-        while len(chain) < _FAR and view.use_count(value) == 1 and not view.is_output(value):
-            (user,) = view.users(value)
-            if user.op not in self.through or len(user.outputs) != 1:
+        while len(chain) < _FAR and not view.is_output(value):
+            # What else there is may be a gradient, which the rule's guard knows.
+            users = [user for user in view.users(value) if user.op in self.through]
+            if len(users) != 1 or len(users[0].outputs) != 1:
                 break
+            (user,) = users
             chain.append(user)
             value = user.output
         for root in reversed(chain):

@@ -16,6 +16,7 @@ from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.arithmetic import number_of, product_of
+from jaxpress.passes.rules.kept_pieces import only_indices_shared, only_with_gradient
 from jaxpress.passes.rules.loss_parts import (
     Above,
     one_minus,
@@ -181,7 +182,7 @@ def _is_logsumexp(view: View, value: Value) -> bool:
 def _picked_guard(match: Match) -> str | None:
     if not jnp.issubdtype(match["labels"].dtype, jnp.integer):
         return f"labels are {match['labels'].dtype}"
-    return refused_dtypes(match, ("logits",))
+    return only_indices_shared(match) or refused_dtypes(match, ("logits",))
 
 
 def _raise_picked(logits: Any, labels: Any, *, match: Match) -> Any:
@@ -207,6 +208,7 @@ RAISE_SPARSE_CROSS_ENTROPY = Rule(
     _raise_picked,
     _picked_guard,
     numerics="reassociates",
+    shared=True,
 )
 
 
@@ -339,11 +341,20 @@ class _BinaryPattern:
                 log_q, rest = _log_sigmoid(view, second), one_minus(view, others)
                 if log_q is None or log_q[1] or log_q[2] is not log_p[2] or rest is None:
                     continue
-                signs = (p_sign * (1 if log_p[0] else -1), q_sign * (1 if log_q[0] else -1))
-                if rest[0] is not labels or signs not in ((1, 1), (-1, -1)):
+                # A gradient needs the labels with their sign, which then is no part of the product.
+                turned = view.producer(labels) if rest[0] is not labels else None
+                signs = (
+                    p_sign * (1 if log_p[0] else -1) * (1 if turned is None else -1),
+                    q_sign * (1 if log_q[0] else -1),
+                )
+                plain = labels
+                if turned is not None and turned.op == "neg":
+                    plain = view.inputs(turned)[0]
+                if rest[0] is not plain or signs not in ((1, 1), (-1, -1)):
                     continue
-                matched = (*nodes, *p.nodes, *q.nodes, *log_p[3], *log_q[3], rest[1])
-                values = {"logits": log_p[2], "labels": labels}
+                of_labels = (rest[1],) if turned is None else (rest[1], turned)
+                matched = (*nodes, *p.nodes, *q.nodes, *log_p[3], *log_q[3], *of_labels)
+                values = {"logits": log_p[2], "labels": plain}
                 return Match(view, root, values, matched=matched, info={"negated": signs == (1, 1)})
         return None
 
@@ -351,7 +362,7 @@ class _BinaryPattern:
 def _binary_guard(match: Match) -> str | None:
     if {match["labels"].shape, match["logits"].shape} != {match.root.output.shape}:
         return "labels are broadcast"
-    return refused_dtypes(match, ("logits", "labels"))
+    return only_with_gradient(match) or refused_dtypes(match, ("logits", "labels"))
 
 
 def _raise_binary(logits: Any, labels: Any, *, match: Match) -> Any:
@@ -366,6 +377,7 @@ RAISE_BINARY_CROSS_ENTROPY = Rule(
     _raise_binary,
     _binary_guard,
     numerics="reassociates",
+    shared=True,
 )
 
 
@@ -408,6 +420,7 @@ RAISE_SOFTPLUS_CROSS_ENTROPY = Rule(
     _raise_softplus,
     _binary_guard,
     numerics="reassociates",
+    shared=True,
 )
 
 CROSS_ENTROPY_RULES = RuleSet(

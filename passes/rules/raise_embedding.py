@@ -65,11 +65,12 @@ class _LookupPattern:
             state.fail("its indices are of other axes than the rows", node)
             return None
         column, passed = found
-        ids, from_end, wrapped = _from_end(view, column, table.shape[0])
+        ids, from_end, wrapped, order = _from_end(view, column, table.shape[0])
         kept = len(sizes) - len(numbers.collapsed_slice_dims)
         info = {
             "mode": mode,
             "from_end": from_end,
+            "order": order,
             "fill_value": _fill_value(params.get("fill_value"), table.dtype, mode),
             "offset": tuple(int(d) for d in numbers.offset_dims),
             "kept": kept,
@@ -95,8 +96,13 @@ def _first_column(
     return first, [node]
 
 
-def _from_end(view: View, ids: Value, rows: Any) -> tuple[Value, bool, list[Node]]:
-    """``i`` of ``where(i < 0, i + rows, i)``, whether it was that, and the operations."""
+def _from_end(
+    view: View, ids: Value, rows: Any
+) -> tuple[Value, bool, list[Node], tuple[int, ...] | None]:
+    """``i`` of ``where(i < 0, i + rows, i)``, whether it was that, and the operations.
+
+    The last is how it is transposed after, as under ``vmap`` over a later axis.
+    """
     value, passed = ids, []
     node = view.producer(value)
     while node is not None and (
@@ -106,6 +112,10 @@ def _from_end(view: View, ids: Value, rows: Any) -> tuple[Value, bool, list[Node
         passed.append(node)
         value = view.inputs(node)[0]
         node = view.producer(value)
+    order, turned = None, []
+    if node is not None and node.op == "transpose":
+        order, turned = tuple([int(i) for i in node.params["permutation"]]), [node]
+        node = view.producer(view.inputs(node)[0])
     if node is not None and node.op == "select_n" and len(view.inputs(node)) == 3:
         which, plain, added = view.inputs(node)
         less, plus = view.producer(which), view.producer(added)
@@ -119,11 +129,11 @@ def _from_end(view: View, ids: Value, rows: Any) -> tuple[Value, bool, list[Node
             and _is_scalar(view, view.inputs(less)[1], 0)
             and any(_is_scalar(view, v, rows) for v in view.inputs(plus) if v is not plain)
         ):
-            passed.extend((node, less, plus))
-            return _narrowest(view, plain, passed), True, passed
+            passed.extend((*turned, node, less, plus))
+            return _narrowest(view, plain, passed), True, passed, order
     # Ids that cannot be negative are as good as ids that would count from the end.
     unsigned = jnp.issubdtype(value.dtype, jnp.unsignedinteger)
-    return value, unsigned, passed
+    return value, unsigned, passed, None
 
 
 def _adds_last_axis(view: View, node: Node) -> bool:
@@ -183,6 +193,8 @@ def _raise_embedding(ids: Any, table: Any, *, match: Match) -> Any:
     out = match.root.output
     offset, kept = info["offset"], info["kept"]
     batch = tuple(n for i, n in enumerate(out.shape) if i not in offset)
+    if info["order"] is not None:
+        ids = lax.transpose(ids, info["order"])
     if ids.shape != batch:
         ids = lax.reshape(ids, batch)
     y = nnops.embedding(
@@ -222,7 +234,7 @@ class _RowPattern:
         if tuple(node.params["slice_sizes"]) != (1, *table.shape[1:]):
             state.fail("it does not take a whole row", node)
             return None
-        ids, from_end, wrapped = _from_end(view, row, table.shape[0])
+        ids, from_end, wrapped, _ = _from_end(view, row, table.shape[0])
         info = {"from_end": from_end}
         return Match(view, node, {"ids": ids, "table": table}, matched=wrapped, info=info)
 

@@ -14,6 +14,7 @@ from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.arithmetic import product_of, same_number
+from jaxpress.passes.rules.kept_pieces import only_with_gradient
 from jaxpress.passes.rules.loss_parts import half_square, refused_dtypes, square_of
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View, broadcast_operand
@@ -124,7 +125,7 @@ def _error_guard(match: Match) -> str | None:
         return "they are parts of one array, as in a total variation"
     if not _is_loss(view, match.root.output):
         return "it is neither a result nor summed"
-    return refused_dtypes(match, ("predictions", "targets"))
+    return only_with_gradient(match) or refused_dtypes(match, ("predictions", "targets"))
 
 
 # (a - b) ** 2 -> mean_squared_error(a, b)
@@ -134,6 +135,7 @@ RAISE_SQUARED_ERROR = Rule(
     nnops.mean_squared_error,
     _error_guard,
     numerics="reassociates",
+    shared=True,
 )
 
 # abs(a - b) -> mean_absolute_error(a, b)
@@ -143,6 +145,7 @@ RAISE_ABSOLUTE_ERROR = Rule(
     nnops.mean_absolute_error,
     _error_guard,
     numerics="reassociates",
+    shared=True,
 )
 
 
@@ -254,7 +257,7 @@ def _chosen(view: View, node: Node) -> Found | str:
 
 
 def _huber_guard(match: Match) -> str | None:
-    return refused_dtypes(match, ("predictions", "targets"))
+    return only_with_gradient(match) or refused_dtypes(match, ("predictions", "targets"))
 
 
 def _raise_huber(predictions: Any, targets: Any, *, match: Match) -> Any:
@@ -263,7 +266,12 @@ def _raise_huber(predictions: Any, targets: Any, *, match: Match) -> Any:
 
 # m * m / 2 + delta * (a - m), m = min(a, delta), a = abs(x - y) -> huber(x, y, delta)
 RAISE_HUBER = Rule(
-    "raise_huber", _HuberPattern(), _raise_huber, _huber_guard, numerics="reassociates"
+    "raise_huber",
+    _HuberPattern(),
+    _raise_huber,
+    _huber_guard,
+    numerics="reassociates",
+    shared=True,
 )
 
 ERROR_LOSS_RULES = RuleSet((RAISE_HUBER, RAISE_SQUARED_ERROR, RAISE_ABSOLUTE_ERROR))

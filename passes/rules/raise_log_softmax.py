@@ -19,7 +19,6 @@ from jaxpress.passes.rules.shifted_exp import (
     masked_by,
     only_among_themselves,
     place_of,
-    reduced,
 )
 from jaxpress.passes.view import View
 
@@ -54,13 +53,8 @@ def _log_plus_max(view: View, place: Place) -> tuple[Exponentials | str, Nodes]:
         found, nodes = _log_of(view, place._replace(value=log))
         if isinstance(found, str):
             continue
-        added = reduced(view, place._replace(value=largest), "reduce_max")
-        if (
-            added is None
-            or added.node is not found.largest.node
-            or added.finite != found.largest.finite
-            or added.stopped != found.largest.stopped
-        ):
+        added = found.is_largest(view, place._replace(value=largest))
+        if added is None:
             reason = "what is added is not the largest that was taken away"
             continue
         return found, (*spread, add, *nodes, *added.passed)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpress.capture import Node, Value
+from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.rule import Match
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
@@ -24,6 +24,8 @@ __all__ = [
     "reduced",
 ]
 
+# How far a product of a derivative may be from the quotient in it.
+_MAX_STEPS = 16
 _SAME_ELEMENTS = frozenset({"reshape", "squeeze", "expand_dims"})
 # What else may use the pieces: another function of this family, of the same array.
 _FAMILY = frozenset(
@@ -185,6 +187,7 @@ class Exponentials(NamedTuple):
       shifted: ``x - max(x)``.
       exp: the exponential of that.
       largest: the maximum.
+      order: which axis of what the maximum was taken of each axis of ``x`` is.
       nodes: the operations.
     """
 
@@ -194,7 +197,24 @@ class Exponentials(NamedTuple):
     shifted: Node
     exp: Node
     largest: Reduced
+    order: tuple[int, ...]
     nodes: tuple[Node, ...]
+
+    def is_largest(self, view: View, place: Place) -> Reduced | None:
+        """The reduction behind a value, which is the very maximum that was taken away."""
+        labels = place.labels
+        if self.order != tuple(range(self.x.ndim)):
+            kept = list(range(self.x.ndim))
+            if place.ndim < self.x.ndim:
+                kept = [i for i in kept if i not in self.axes]
+            moved = [self.order[i] for i in kept]
+            if place.ndim < self.x.ndim:
+                moved = [sorted(moved).index(i) for i in moved]
+            labels = tuple(None if i is None else moved[i] for i in labels)
+        found, own = reduced(view, place._replace(labels=labels), "reduce_max"), self.largest
+        if found is None or found.node is not own.node:
+            return None
+        return found if (found.finite, found.stopped) == (own.finite, own.stopped) else None
 
 
 def exponentials_of(view: View, total: Place) -> Exponentials | str:
@@ -236,6 +256,8 @@ def exponentials_of(view: View, total: Place) -> Exponentials | str:
     if peak is turned and turned is not x:
         axes = tuple(i for i, a in enumerate(order) if a in axes)
         peak = x
+    else:
+        order = tuple(range(x.ndim))
     if axes != summed.axes:
         return "sum and maximum are over different axes"
     if where is not None:
@@ -245,7 +267,7 @@ def exponentials_of(view: View, total: Place) -> Exponentials | str:
         x = unmasked
     elif peak is not x:
         return "what is taken away is not the largest of the same array"
-    return Exponentials(x, where, summed.axes, sub, exp, largest, tuple(nodes))
+    return Exponentials(x, where, summed.axes, sub, exp, largest, order, tuple(nodes))
 
 
 def _turned(view: View, x: Value) -> tuple[Value, tuple[int, ...]]:
@@ -306,26 +328,65 @@ def _summand(view: View, summed: Reduced, dtype: Any) -> tuple[Value, list[Node]
 
 
 def only_among_themselves(match: Match) -> str | None:
-    """A guard: pieces may serve several of these functions, and nothing else.
+    """A guard: pieces may serve several of these functions and their derivatives, nothing else.
 
-    Softmax and log_softmax of one array share most of their equations.
+    Softmax and log_softmax of one array share most of their equations. A gradient that is traced
+    with the value has the exponentials times what was divided by their sum: these pieces stay for
+    it, bit for bit, and the op begins with the same equations, which XLA computes once.
     """
     view, covered = match.view, set(match.matched)
+    strangers: list[tuple[Node, Value, Node]] = []
     for node in match.matched:
         if node is match.root:
             continue
         for v in node.outputs:
             if view.is_known(v):
                 continue
-            strangers = [
-                user.op
+            if view.is_output(v):
+                return f"{v!r} is used by an output as well"
+            strangers += [
+                (node, v, user)
                 for user in view.users(v)
                 if user not in covered and user.op not in _FAMILY and not _is_dead(view, user)
             ]
-            if strangers or view.is_output(v):
-                who = strangers[0] if strangers else "an output"
-                return f"{v!r} is used by {who} as well"
+            strangers += [
+                (node, v, user)
+                for user in view.users(v)
+                if user.op == "div" and user not in covered and _divides_by(view, user, v)
+                if node.op != "exp"
+            ]
+    below = {u for node, v, u in strangers if node.op != "exp" and _divides_by(view, u, v)}
+    for node, v, user in strangers:
+        if user not in below and not (node.op == "exp" and _is_times(view, user, v, below)):
+            return f"{v!r} is used by {user.op} as well"
     return None
+
+
+def _divides_by(view: View, user: Node, total: Value) -> bool:
+    """Whether a derivative begins so with a sum: divides by it, or asks for its sign."""
+    inputs = view.inputs(user)
+    if user.op == "div":
+        return inputs[1] is total and inputs[0] is not total
+    if user.op == "integer_pow":
+        return user.params["y"] < 0
+    return user.op == "ge" and scalar_value(view, inputs[1]) == 0
+
+
+def _is_times(view: View, user: Node, e: Value, quotients: set[Node]) -> bool:
+    """Whether exponentials are multiplied with what is made of quotients by their sum."""
+    if user.op != "mul":
+        return False
+    stack = [v for v in view.inputs(user) if v is not e]
+    seen: set[Node] = set()
+    while stack and len(seen) < _MAX_STEPS:
+        node = view.producer(stack.pop(0))
+        if node is None or node in seen:
+            continue
+        if node in quotients:
+            return True
+        seen.add(node)
+        stack.extend(v for v in view.inputs(node) if not isinstance(v, Literal))
+    return False
 
 
 def _is_dead(view: View, node: Node) -> bool:

@@ -79,6 +79,16 @@ def test_lookups_of_every_kind(name) -> None:
 
 
 @pytest.mark.parametrize("name", ["index", "take", "at clip"])
+def test_ids_that_vmap_moves(name) -> None:
+    def fn(table, ids):
+        return jax.vmap(jax.vmap(lambda i: LOOKUPS[name](table, i)), 1, 1)(ids)
+
+    ids = jnp.stack([OUTSIDE, OUTSIDE[::-1]])
+    new = raised(RAISE_EMBEDDING, inlined(fn, TABLE, ids), TABLE, ids)
+    assert new.count()["embedding"] == 1 and not {"add", "gather"} & set(new.count())
+
+
+@pytest.mark.parametrize("name", ["index", "take", "at clip"])
 def test_it_is_the_same_function(name) -> None:
     """Bits and gradients."""
     fn = inlined(LOOKUPS[name], TABLE, OUTSIDE)
