@@ -35,14 +35,15 @@ def _booleans(match: Match) -> str | None:
     return _not_broadcast(match)
 
 
+def _real(match: Match) -> str | None:
+    return None if match["x"].dtype == match.root.output.dtype else "x is complex"
+
+
 # double negation of truth: not(not(x)) -> x
 DOUBLE_NOT = Rule("double_not", op("not", op("not", any_value("x"))), lambda x: x)
 
-# abs(abs(x)) -> abs(x);  abs(neg(x)) -> abs(x)
-ABS_OF_SIGN = Rule(
-    "abs_of_sign", op("abs", op(("abs", "neg"), any_value("x"))), lax.abs,
-    lambda m: None if m["x"].dtype == m.root.output.dtype else "x is complex",
-)  # fmt: skip
+# abs(abs(x)) -> abs(x).  Not abs(neg(x)): JAX gives abs the derivative 1 at zero, where it has -1
+ABS_TWICE = Rule("abs_twice", op("abs", op("abs", any_value("x"))), lax.abs, _real)
 
 # x - 0 -> x;  x + -0.0 -> x
 SUBTRACT_ZERO = Rule(
@@ -181,7 +182,7 @@ CONVERT_CHAIN = Rule(
 ELEMENTWISE_RULES = RuleSet(
     (
         DOUBLE_NOT,
-        ABS_OF_SIGN,
+        ABS_TWICE,
         SUBTRACT_ZERO,
         ADD_MINUS_ZERO,
         ADD_ZERO,
