@@ -25,11 +25,11 @@ def as_operands(given: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in ("query", "key", "value") if name not in arrays]
     if missing:
         raise OpError(OP, f"{missing} are missing", arrays, "give query, key and value")
-    # jax.nn takes (1, N, T, S) for queries without a batch too.
-    for name in ("bias", "mask"):
-        extra = name in arrays and arrays[name].ndim == arrays["query"].ndim + 1
-        if extra and arrays[name].shape[0] == 1:
-            arrays[name] = arrays[name].squeeze(0)
+    if arrays["query"].ndim == 3:
+        # jax.nn takes (1, N, T, S) for queries without a batch too.
+        for name in ("bias", "mask"):
+            if name in arrays and arrays[name].ndim == 4 and arrays[name].shape[0] == 1:
+                arrays[name] = arrays[name].squeeze(0)
     for name, array in arrays.items():
         _check_kind(name, array, arrays)
     return arrays

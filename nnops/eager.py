@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxpress.capture.compat import is_tracer, under_trace
 from jaxpress.nnops.activation_spec import Activation
-from jaxpress.nnops.errors import OpError, explained
+from jaxpress.nnops.errors import explained
 
 __all__ = ["eagerly_jitted"]
 
@@ -30,14 +30,16 @@ _SETTING = 3  # all others.
 
 # Settings that jit tells apart as they are: by their types and by ``==``.
 _ATOMS = (
-    *(bool, int, str, type, np.dtype, Activation, enum.Enum, types.FunctionType),
+    *(bool, int, str, type, np.dtype, enum.Enum, types.FunctionType),
     *(lax.ConvDimensionNumbers, lax.DotAlgorithm, type(jnp.float32)),
 )
-# Settings that it does not: 0.0 and -0.0, (1,) and (True,), and what cannot be hashed.
+# Settings that it does not: 0.0 and -0.0, NaN, (1,) and (True,), and what cannot be hashed.
 _NUMBERS = frozenset({float, complex})
-_DELICATE = _NUMBERS | {tuple, list, dict}
+_DELICATE = _NUMBERS | {tuple, list, dict, Activation}
 # The types in the tuples that it tells apart.
 _INTEGERS = frozenset((int,) * n for n in range(9))
+# A program makes new types, or as many kinds of calls, only if something is amiss.
+_MOST_PLANS = 1024
 
 
 class _Unknown(Exception):
@@ -47,9 +49,12 @@ class _Unknown(Exception):
 class _Plan(NamedTuple):
     """How calls with values of certain types run."""
 
-    run: Callable[..., Any]
+    run: Callable[..., Any] | None  # None: as they are, that is, by the function itself
     places: tuple[int, ...]  # of settings by position that are `_encoded`
     names: tuple[str, ...]  # of those by keyword
+
+
+_AS_IT_IS = _Plan(None, (), ())
 
 
 def eagerly_jitted(fn: Function) -> Function:
@@ -73,12 +78,12 @@ def eagerly_jitted(fn: Function) -> Function:
 
     def planned(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Plan:
         if len(args) > len(positional):
-            return _Plan(fn, (), ())
+            return _AS_IT_IS
         try:
             place = {i: _is_setting(v, positional[i]) for i, v in enumerate(args)}
             name = {k: _is_setting(v, named.get(k, others)) for k, v in kwargs.items()}
         except _Unknown:
-            return _Plan(fn, (), ())
+            return _AS_IT_IS
         static = [i for i, setting in place.items() if setting]
         static_names = [k for k, setting in name.items() if setting]
         places = tuple(i for i in static if type(args[i]) in _DELICATE)
@@ -101,8 +106,12 @@ def eagerly_jitted(fn: Function) -> Function:
             kinds = (*kinds, *kwargs, *map(type, kwargs.values()))
         plan = plans.get(kinds)
         if plan is None:
+            if len(plans) == _MOST_PLANS:
+                plans.clear()
             plan = plans[kinds] = planned(args, kwargs)
         run, places, names = plan
+        if run is None:
+            return fn(*args, **kwargs)
         try:
             for i in places:
                 if not _told_apart(args[i]):
@@ -111,9 +120,15 @@ def eagerly_jitted(fn: Function) -> Function:
                 if not _told_apart(kwargs[k]):
                     return run(*_encoded_at(places, args), **_encoded_at(names, kwargs))
             return run(*args, **kwargs)
-        except (OpError, _Unknown):
+        except _Unknown:
+            plan = None
+        except (TypeError, ValueError):
             pass
-        return fn(*args, **kwargs)
+        out = fn(*args, **kwargs)  # raises the error, if it is one
+        if plan is not None:
+            # A NumPy number that is a setting, say, and that jit took for an operand.
+            plans[kinds] = _AS_IT_IS
+        return out
 
     call.eagerly_jitted = True  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
@@ -152,15 +167,16 @@ def _told_apart(value: Any) -> bool:
     kind = type(value)
     if kind is tuple:
         return tuple(map(type, value)) in _INTEGERS
-    return kind in _NUMBERS and value != 0
+    if kind is Activation:
+        return not value.params
+    return kind is float and value != 0 and value == value
 
 
 class _Encoded(NamedTuple):
     """A setting as jit may tell it apart: 1, 1.0 and True are three, and lists can be hashed."""
 
     kind: type
-    value: Any
-    sign: str = ""  # 0.0 and -0.0 are two
+    value: Any  # text for floats: 0.0 and -0.0 are two, NaN is one
 
 
 def _encoded_at(places: Any, values: Any) -> Any:
@@ -174,11 +190,13 @@ def _encoded_at(places: Any, values: Any) -> Any:
 def _encoded(value: Any) -> _Encoded:
     kind = type(value)
     if kind in _NUMBERS:
-        return _Encoded(kind, value, repr(value))
+        return _Encoded(kind, repr(value))
     if kind is tuple or kind is list:
         return _Encoded(kind, tuple(map(_encoded, value)))
     if kind is dict:
         return _Encoded(kind, tuple([(_encoded(k), _encoded(v)) for k, v in value.items()]))
+    if kind is Activation:
+        return _Encoded(kind, (value.name, _encoded(value.params)))
     if value is None or issubclass(kind, _ATOMS):
         return _Encoded(kind, value)
     raise _Unknown
@@ -192,4 +210,6 @@ def _decoded(value: Any) -> Any:
         return value.kind(map(_decoded, value.value))
     if value.kind is dict:
         return {_decoded(k): _decoded(v) for k, v in value.value}
-    return value.value
+    if value.kind is Activation:
+        return Activation(*map(_decoded, value.value))
+    return value.kind(value.value) if value.kind in _NUMBERS else value.value

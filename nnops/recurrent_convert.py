@@ -25,7 +25,7 @@ def recurrent_from(library: str, op: str, source: Any, *, suffix: str = "") -> W
     | library | what ``source`` is |
     | --- | --- |
     | ``"torch"`` | the layer's ``state_dict()``; ``suffix`` such as ``"_l0"``, ``"_l1_reverse"`` |
-    | ``"linen"`` | the cell's ``params``, fused or not |
+    | ``"linen"``, or ``"flax"`` | the cell's ``params``, fused or not |
     | ``"nnx"`` | ``nnx.to_pure_dict(nnx.state(cell, nnx.Param))`` |
     | ``"equinox"`` | the cell |
     | ``"haiku"`` | the core's parameters: ``{module name: {name: array}}`` |
@@ -316,6 +316,7 @@ def _to_keras(op: str, weights: Arrays) -> list[Any]:
 _LIBRARIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "torch": (_from_torch, _to_torch),
     "linen": (_from_linen, _to_linen),
+    "flax": (_from_linen, _to_linen),
     "nnx": (_from_nnx, _to_nnx),
     "equinox": (_from_equinox, _to_equinox),
     "haiku": (_from_haiku, _to_haiku),

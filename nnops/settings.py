@@ -6,6 +6,7 @@ import math
 import operator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,7 +79,7 @@ def integer(op: str, what: str, value: Any) -> int:
 
 
 def data_type(op: str, what: str, value: Any) -> Any:
-    """A parameter as a dtype; None stays None.
+    """A parameter as a dtype that arrays have: float32 for float64 without x64; None stays None.
 
     Raises:
         OpTypeError: it names none.
@@ -86,7 +87,7 @@ def data_type(op: str, what: str, value: Any) -> Any:
     if value is None:
         return None
     try:
-        return jnp.dtype(value)
+        return jax.dtypes.canonicalize_dtype(jnp.dtype(value))
     except TypeError as error:
         raise OpTypeError(
             op, f"{what} is {value!r}", mend="give a dtype such as jnp.float32, or None"

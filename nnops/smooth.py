@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxpress.nnops.activation_spec import register
 from jaxpress.nnops.eager import eagerly_jitted
@@ -360,7 +361,13 @@ def mish(x: Any) -> jax.Array:
 register("mish", mish, jax.nn.mish)
 
 
-_SQUAREPLUS = elementwise("squareplus", jax.nn.squareplus, {"b": 4.0}, keeps=True)
+def _squareplus(x: Any, b: float) -> Any:
+    # jax.nn's default is an integer: to integers, it adds nothing that is wider.
+    whole = b == 4 and not jnp.issubdtype(x.dtype, jnp.inexact)
+    return jax.nn.squareplus(x, 4 if whole else b)
+
+
+_SQUAREPLUS = elementwise("squareplus", _squareplus, {"b": 4.0}, keeps=True)
 
 
 @eagerly_jitted

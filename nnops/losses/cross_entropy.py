@@ -71,6 +71,14 @@ def _picked(scores: Any, labels: Any, axis: int) -> Any:
     return jnp.where(labels == index, scores, 0).sum(axis)
 
 
+def _log_probabilities(logits: Any, labels: Any, axis: int) -> Any:
+    """``log_softmax`` at the labels, where nobody wants it at the other classes."""
+    # To the last digit: what jax.nn.log_softmax does, but the classes are picked first.
+    top = lax.stop_gradient(jnp.max(logits, axis, initial=-jnp.inf, keepdims=True))
+    total = jnp.exp(logits - top).sum(axis)
+    return (_picked(logits, labels, axis) - jnp.squeeze(top, axis)) - jnp.log(total)
+
+
 def _softmax_losses(
     logits: Any,
     labels: Any,
@@ -83,13 +91,14 @@ def _softmax_losses(
     zero_times_infinity: str,
 ) -> Any:
     classes = logits.shape[axis]
-    scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
     if labels.ndim < logits.ndim:
         labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
         if from_end:
             labels = jnp.where(labels < 0, labels + classes, labels)
         if out_of_range == "zero":
             labels = jax.nn.one_hot(labels, classes, axis=axis, dtype=logits.dtype)
+    of_each = labels.ndim == logits.ndim or label_smoothing
+    scores = jax.nn.log_softmax(logits, axis) if of_each and not by_logsumexp else logits
     if labels.ndim == logits.ndim:
         q = labels.astype(logits.dtype)  # integers too
         if label_smoothing:
@@ -100,7 +109,10 @@ def _softmax_losses(
         expected = (q * scores).sum(axis)
         return jax.nn.logsumexp(logits, axis) - expected if by_logsumexp else -expected
     valid = (labels >= 0) & (labels < classes)
-    picked = _picked(scores, labels, axis)
+    if of_each or by_logsumexp:
+        picked = _picked(scores, labels, axis)
+    else:
+        picked = _log_probabilities(logits, labels, axis)
     if out_of_range == "promise_in_bounds":
         picked = jnp.where(valid, picked, lax.stop_gradient(picked))
     if by_logsumexp and out_of_range == "nan":

@@ -25,3 +25,10 @@ def test_avals_will_do():
     check_shapes(*shapes, {"mask": jax.ShapeDtypeStruct((1, 3, 6), bool)})
     with pytest.raises(OpError, match="mask has shape"):
         check_shapes(*shapes, {"mask": jax.ShapeDtypeStruct((3, 6), bool)})
+
+
+def test_only_queries_without_a_batch_take_masks_with_one():
+    one, batch = jnp.ones((3, 4, 5)), jnp.ones((2, 3, 4, 5))
+    for q, mask, fits in [(one, (1, 4, 3, 3), True), (batch, (1, 1, 4, 3, 3), False)]:
+        given = as_operands({"query": q, "key": q, "value": q, "mask": jnp.ones(mask, bool)})
+        assert (given["mask"].ndim == q.ndim) == fits

@@ -165,6 +165,94 @@ def test_what_outlived_its_trace_or_cannot_be_a_setting_is_left_to_the_function(
     assert eagerly_jitted(lambda x: x is kept[0])(kept[0]) is True
 
 
+class _NoHash(int):
+    __hash__ = None
+
+
+IMAGE, FILTER = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 2))
+HEADS = (jnp.ones((1, 3, 2)), None, None, *[jnp.ones((2, 1, 2))] * 3, jnp.ones((1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: nnops.conv(IMAGE, FILTER, strides=_NoHash(2)),
+        lambda: nnops.conv(IMAGE, FILTER, strides=np.int64(2)),
+        lambda: nnops.conv(IMAGE, FILTER, padding=np.str_("SAME")),
+        lambda: nnops.conv(
+            IMAGE,
+            FILTER,
+            dimension_numbers=jax.lax.ConvDimensionNumbers(
+                [0, 3, 1, 2], [3, 2, 0, 1], [0, 3, 1, 2]
+            ),
+        ),
+        lambda: nnops.multi_head_attention(
+            *HEADS, dropout_rate=np.float32(0.5), dropout_key=jax.random.key(0)
+        ),
+        lambda: nnops.dense(V[None], jnp.ones((2, 2)), preferred_element_type=float),
+    ],
+)
+def test_settings_that_jit_does_not_take_are_left_to_the_function(call):
+    got = (call(), call())
+    with jax.disable_jit():
+        for y in got:
+            np.testing.assert_allclose(y, call(), rtol=1e-6)
+
+
+def test_a_setting_that_jit_took_for_an_operand_is_tried_once():
+    runs = []
+
+    @eagerly_jitted
+    def at_least(x: Any, *, bound: Any = 0):
+        runs.append(None)
+        return x if bound < 3 else -x
+
+    x = jnp.ones(2)
+    for bound in (np.int64(2), np.int64(4)):
+        assert at_least(x, bound=bound).tolist() == [1.0 if bound < 3 else -1.0] * 2
+    assert len(runs) == 3  # the one that met a tracer too
+
+
+def test_settings_that_are_equal_and_not_the_same():
+    runs = []
+
+    @eagerly_jitted
+    def given(x: Any, *, setting: Any = None):
+        runs.append(repr(setting))
+        return x
+
+    slopes = [
+        nnops.Activation("leaky_relu", (("negative_slope", v),)) for v in (0.0, -0.0, 0, False)
+    ]
+    values = [(1,), (True,), [1], (1, (0.0,)), (1, (-0.0,)), {"a": 1}, {"a": True}, *slopes]
+    for value in values * 2:
+        given(X, setting=value)
+    assert runs == [repr(v) for v in values]
+
+
+def test_nan_is_one_setting():
+    runs = []
+
+    @eagerly_jitted
+    def filled(x: Any, fill: float = 0.0, *, several: tuple[float, ...] = ()):
+        runs.append(None)
+        return x + fill
+
+    for _ in range(3):
+        assert np.isnan(filled(V, float("nan"), several=(float("nan"),))).all()
+    assert len(runs) == 1
+
+
+def test_the_plans_of_calls_are_no_more_than_a_program_makes(monkeypatch):
+    monkeypatch.setattr(eager, "_MOST_PLANS", 2)
+    planned = []
+    monkeypatch.setattr(eager, "_is_setting", lambda value, kind: planned.append(value))
+    first = eagerly_jitted(lambda *several: several[0])
+    for n in (1, 2, 2, 1, 3, 1):
+        assert first(*[V] * n).tolist() == V.tolist()
+    assert len(planned) == 1 + 2 + 3 + 1  # the third kind of call made room for itself
+
+
 def test_a_graph_holds_the_op_and_no_jit_around_it():
     for name, sample in SAMPLES.items():
         arrays = sample.arrays()

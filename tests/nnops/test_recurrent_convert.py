@@ -48,6 +48,7 @@ def test_linen(op, cell):
     model = nn.RNN(getattr(nn, cell)(H))
     params = randomised(model.init(jax.random.key(0), X))
     weights = check(op, "linen", params["params"]["cell"], jax.jit(model.apply)(params, X))
+    assert nnops.recurrent_from("flax", op, params["params"]["cell"]).keys() == weights.keys()
     back = nnops.recurrent_to("linen", op, weights)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),

@@ -148,6 +148,14 @@ def test_what_a_setting_may_be():
     assert integer("op", "axis", np.int64(3)) == 3
     assert data_type("op", "dtype", "bfloat16") == jnp.bfloat16
     assert data_type("op", "dtype", None) is None
+    assert data_type("op", "dtype", float) == jnp.zeros(()).dtype
+    x, image, heads = jnp.ones((2, 2)), jnp.ones((1, 3, 3, 2)), jnp.ones((1, 2, 2, 2))
+    for call in (
+        lambda x: nnops.dense(x, x, preferred_element_type=float),
+        lambda x: nnops.conv(image, x[None, None], preferred_element_type=float),
+        lambda x: nnops.dot_product_attention(heads, heads, heads, preferred_element_type=float),
+    ):
+        assert jax.jit(call)(x).dtype == x.dtype
     with pytest.raises(nnops.OpTypeError, match=r"op: number is .*\n  to mend it: "):
         jax.jit(lambda x: static_value("op", "number", x, 0.0))(1.0)
 

@@ -63,6 +63,14 @@ def test_integers_behave_as_in_jax(name, params):
     np.testing.assert_allclose(got, want, rtol=2e-7, atol=2e-7)
 
 
+def test_integers_are_no_wider_than_in_jax_with_x64():
+    with jax.enable_x64(True):
+        x = jnp.arange(-4, 8, dtype=jnp.int32)
+        got, want = nnops.squareplus(x), jax.nn.squareplus(x)
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=2e-7)
+
+
 # All go through `elementwise`; a few of them show that it works.
 @pytest.mark.parametrize("name, params", [("silu", {}), ("gelu", {"approximate": False})])
 def test_behaves_under_every_transformation(agree, name, params):
