@@ -251,7 +251,7 @@ def softmax_cross_entropy(
 
 def _binary_shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, ...]:
     del params
-    require_shape("binary_cross_entropy", "labels", given["labels"], given["logits"].shape)
+    require_shape("binary_cross_entropy", "labels", given, given["logits"].shape)
     return given["logits"].shape
 
 

@@ -36,7 +36,7 @@ def _shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, ..
         if name in given and not jnp.issubdtype(given[name].dtype, jnp.integer):
             raise OpTypeError("ctc_loss", f"{name} is {given[name].dtype}", given, "give integers")
         if name in given and name != "labels":
-            require_shape("ctc_loss", name, given[name], logits.shape[:-2])
+            require_shape("ctc_loss", name, given, logits.shape[:-2])
     return logits.shape[:-2]
 
 

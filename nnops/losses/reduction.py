@@ -55,6 +55,7 @@ def define_loss(
     def reference(*, reduction: str, **rest: Any) -> Any:
         given = {k: rest.pop(k) for k in op.names if rest.get(k) is not None}
         params = {k: v for k, v in rest.items() if k not in op.names}
+        everything = dict(given)
         where, weights = given.pop("where", None), given.pop("weights", None)
         inexact = [k for k, v in given.items() if jnp.issubdtype(v.dtype, jnp.inexact)]
         casts = [k for k in given if k in floats or k in inexact]
@@ -62,7 +63,7 @@ def define_loss(
         real += [] if weights is None else [weights]
         if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in real):
             raise OpTypeError(name, "an operand is complex", given, "give real numbers")
-        _check_counting(name, shape(given, params), where, weights)
+        _check_counting(name, shape(given, params), everything)
         out_dtype = jnp.result_type(*real, float)
         # Sums in low precision are mostly rounding.
         work_dtype = jnp.promote_types(out_dtype, jnp.float32)
@@ -121,31 +122,35 @@ def _reduce(losses: Any, counted: Any, weights: Any, reduction: str) -> Any:
     return jnp.where(nothing, 0, total / jnp.where(nothing, 1, count))
 
 
-def _check_counting(name: str, shape: tuple[Any, ...], where: Any, weights: Any) -> None:
-    if where is not None:
+def _check_counting(name: str, shape: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+    if "where" in given:
+        where = given["where"]
         if where.dtype != bool:
             raise OpTypeError(
                 name,
                 f"where is {where.dtype}",
-                {"where": where},
+                given,
                 "give booleans, True for what counts, or call it weights",
             )
-        require_shape(name, "where", where, shape)
-    if weights is not None:
-        require_shape(name, "weights", weights, shape)
+        require_shape(name, "where", given, shape)
+    if "weights" in given:
+        require_shape(name, "weights", given, shape)
 
 
-def require_shape(name: str, operand: str, value: Any, shape: tuple[Any, ...]) -> None:
-    """An operand of exactly this shape: nothing is broadcast.
+def require_shape(
+    name: str, operand: str, given: Mapping[str, Any], shape: tuple[Any, ...]
+) -> None:
+    """One of the operands ``given`` has exactly this shape: nothing is broadcast.
 
     Raises:
         OpError: it has another.
     """
-    if tuple(value.shape) != tuple(shape):
+    has = tuple(given[operand].shape)
+    if has != tuple(shape):
         raise OpError(
             name,
-            f"{operand} has shape {tuple(value.shape)}, and {tuple(shape)} is needed",
-            {operand: value},
+            f"{operand} has shape {has}, and {tuple(shape)} is needed",
+            given,
             f"broadcast or reshape {operand} to {tuple(shape)}",
         )
 

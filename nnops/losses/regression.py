@@ -20,7 +20,7 @@ __all__ = ["huber", "huber_loss", "mean_absolute_error", "mean_squared_error"]
 def _define(name: str, of_error: Any, **kwargs: Any) -> OpDef:
     def shape(given: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, ...]:
         del params
-        require_shape(name, "targets", given["targets"], given["predictions"].shape)
+        require_shape(name, "targets", given, given["predictions"].shape)
         return given["predictions"].shape
 
     return define_loss(

@@ -39,7 +39,7 @@ def _define(
         x, axis = given[first], params["axis"]
         if not -x.ndim <= axis < 0:
             raise OpError(name, f"axis {axis} does not exist", given, "name another")
-        require_shape(name, "targets", given["targets"], x.shape)
+        require_shape(name, "targets", given, x.shape)
         at = axis % x.ndim
         return (*x.shape[:at], *x.shape[at + 1 :])
 

@@ -112,3 +112,13 @@ def test_vmap_of_all_operands_needs_no_record():
     assert "mapped" not in eqn.params
     (eqn,) = jax.make_jaxpr(jax.vmap(lambda x: f(x, Y[0], None)))(X).eqns
     assert eqn.primitive.name == "huber"
+
+
+def test_errors_show_all_operands():
+    x, wrong = jnp.ones((3, 1)), jnp.ones(3)
+    for loss in (nnops.mean_squared_error, nnops.binary_cross_entropy, nnops.cosine_similarity):
+        for args, weights in [((x, wrong), None), ((x, x), jnp.ones((2, 2)))]:
+            with pytest.raises(nnops.OpError) as error:
+                loss(*args, weights=weights)
+            assert "float32(3, 1)" in str(error.value)
+            assert "float32(3,)" in str(error.value) or "weights float32(2, 2)" in str(error.value)
