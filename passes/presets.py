@@ -127,8 +127,14 @@ fold_batch_norm = Pass(
 )
 fuse_activation = Pass(
     "fuse_activation",
-    # An activation that moves out from between two transposes leaves them to become one.
-    FUSE_RULES + FUSE_PAD_RULES + FUSE_LAYOUT_RULES + TRANSPOSE_TWICE + DROP_TRANSPOSE,
+    # What moves out from between two transposes or reshapes leaves them to become one.
+    FUSE_RULES
+    + FUSE_PAD_RULES
+    + FUSE_LAYOUT_RULES
+    + TRANSPOSE_TWICE
+    + DROP_TRANSPOSE
+    + RESHAPE_CHAIN
+    + DROP_RESHAPE,
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
     after=("raise_ops", "fold_batch_norm"),
 )

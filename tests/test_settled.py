@@ -60,10 +60,20 @@ def _pad_between_convolutions(x: Any) -> Any:
     return conv(y, jnp.ones((3, 3, 4, 2)))
 
 
+def _shift_between_reshapes(x: Any) -> Any:
+    y = (x @ jnp.ones((3, 4))).reshape(1, *x.shape[:1], 4) + jnp.arange(4.0)
+    return jnp.sin(y.reshape(-1, 2))
+
+
 @pytest.mark.parametrize(
     "fn",
-    [_unused_user, lambda x: jnp.sin(jnp.sum(x[None], 0)), _pad_between_convolutions],
-    ids=["unused", "sum of one", "pad"],
+    [
+        _unused_user,
+        lambda x: jnp.sin(jnp.sum(x[None], 0)),
+        _pad_between_convolutions,
+        _shift_between_reshapes,
+    ],
+    ids=["unused", "sum of one", "pad", "shift"],
 )
 @pytest.mark.parametrize("rows", [0, 2])
 def test_small_functions(fn: Any, rows: int) -> None:
