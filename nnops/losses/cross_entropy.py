@@ -79,11 +79,15 @@ def _softmax_losses(
     label_smoothing: float,
     out_of_range: str,
     from_end: bool,
-    by_logsumexp: bool,
+    by_logsumexp: bool | str,
     zero_times_infinity: str,
 ) -> Any:
     classes = logits.shape[axis]
-    scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
+    if by_logsumexp == "each":
+        scores = logits - jax.nn.logsumexp(logits, axis, keepdims=True)
+        by_logsumexp = False
+    else:
+        scores = logits if by_logsumexp else jax.nn.log_softmax(logits, axis)
     if labels.ndim < logits.ndim:
         labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
         if from_end:
@@ -131,7 +135,15 @@ def _normalize_softmax(params: dict[str, Any]) -> dict[str, Any]:
         )
     check_product("softmax_cross_entropy", params)
     params = _smoothing("softmax_cross_entropy", params)
-    flags = {k: bool(params[k]) for k in ("from_end", "by_logsumexp")}
+    flags: dict[str, bool | str] = {k: bool(params[k]) for k in ("from_end", "by_logsumexp")}
+    if isinstance(params["by_logsumexp"], str):
+        if params["by_logsumexp"] != "each":
+            raise OpError(
+                "softmax_cross_entropy",
+                f"by_logsumexp is {params['by_logsumexp']!r}",
+                mend="give True, False or 'each'",
+            )
+        flags["by_logsumexp"] = "each"
     if flags["by_logsumexp"] and params["label_smoothing"]:
         raise OpError(
             "softmax_cross_entropy",
@@ -171,7 +183,7 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     out_of_range: str = "nan",
     from_end: bool = False,
-    by_logsumexp: bool = False,
+    by_logsumexp: bool | str = False,
     zero_times_infinity: str = "zero",
     reduction: str = "none",
 ) -> jax.Array:
@@ -196,7 +208,8 @@ def softmax_cross_entropy(
         by_logsumexp: computes ``logsumexp(logits) - sum(q * logits)``, of class indices as optax
             does: the same if q's sum is 1. Less exact for large logits; and it is infinity, not
             NaN, where another class has an infinite logit, and has a gradient where an index is
-            out of range.
+            out of range. ``"each"`` computes ``-sum(q * (logits - logsumexp(logits)))``, as people
+            write it by hand: at an infinite logit its gradient is NaN for that class alone.
         zero_times_infinity: what a probability of 0 adds at a logit of minus infinity: ``"zero"``,
             since what cannot happen costs nothing; or ``"nan"``, the product, as in optax. Of
             class indices, only with ``out_of_range="zero"``.
