@@ -47,6 +47,10 @@ def _log_of_sum(x, largest):
     return jnp.log(jnp.exp(x - largest).sum(-1, keepdims=True)) + largest
 
 
+def _weighted(p, values):
+    return lax.dot_general(p, values, (((1,), (0,)), ((), ())))
+
+
 RAISING: dict[str, Case] = {
     # Linear operations.
     "raise_conv": Case(
@@ -127,6 +131,12 @@ RAISING: dict[str, Case] = {
         lambda x: x - _log_of_sum(x, x.max(-1, keepdims=True)),
         (X,),
         lambda x: x - jax.nn.logsumexp(x, axis=-1, keepdims=True),
+    ),
+    "reshaped_softmax": Case(
+        lambda x, w: _weighted(nnops.softmax(x).reshape(6, 2), w),
+        (array(3, 2, 2), array(2, 5)),
+        lambda x, w: _weighted(nnops.softmax(x).reshape(3, 4), w.reshape(4, -1)),
+        (array(3, 2, 2), array(2, 10)),
     ),
     "raise_logsumexp": Case(
         lambda x: jax.nn.logsumexp(x, axis=-1), (X,), lambda x: jnp.log(jnp.exp(x).sum(-1))
