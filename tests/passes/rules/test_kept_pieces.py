@@ -99,6 +99,19 @@ def test_other_users_of_an_error(fn) -> None:
     assert_refuses(ERROR_LOSS_RULES, passes.cleanup(trace(fn)(X, T)), X, T)
 
 
+def test_a_maximum_of_other_axes() -> None:
+    """XLA would not see that the op begins with the same equations."""
+
+    def fn(x):
+        return (jax.vmap(jax.nn.softmax, 1, 0)(x) * X).sum()
+
+    x = array(5, 4)
+    graph = passes.cleanup(trace(jax.value_and_grad(fn))(x))
+    with_gradient = passes.rewrite(graph, SOFTMAX_RULES).count()
+    assert "softmax" not in with_gradient, with_gradient
+    assert passes.rewrite(passes.cleanup(trace(fn)(x)), SOFTMAX_RULES).count()["softmax"] == 1
+
+
 def _parts(x):
     e = jnp.exp(x - jax.lax.stop_gradient(jnp.max(x, -1, keepdims=True)))
     return e, jnp.sum(e, -1, keepdims=True)
