@@ -42,6 +42,15 @@ from jaxpress import nnops
 
 __all__ = ["RAISING"]
 
+
+def _log_of_sum(x, largest):
+    return jnp.log(jnp.exp(x - largest).sum(-1, keepdims=True)) + largest
+
+
+def _weighted(p, values):
+    return lax.dot_general(p, values, (((1,), (0,)), ((), ())))
+
+
 RAISING: dict[str, Case] = {
     # Linear operations.
     "raise_conv": Case(
@@ -119,10 +128,15 @@ RAISING: dict[str, Case] = {
         lambda x: x - jnp.log(jnp.exp(x).sum(-1, keepdims=True)),
     ),
     "raise_log_softmax_by_hand": Case(
-        lambda x: x - jax.nn.logsumexp(x, axis=-1, keepdims=True),
+        lambda x: x - _log_of_sum(x, x.max(-1, keepdims=True)),
         (X,),
-        lambda x, y: x - jax.nn.logsumexp(y, axis=-1, keepdims=True),
-        (X, Y),
+        lambda x: x - jax.nn.logsumexp(x, axis=-1, keepdims=True),
+    ),
+    "reshaped_softmax": Case(
+        lambda x, w: _weighted(nnops.softmax(x).reshape(6, 2), w),
+        (array(3, 2, 2), array(2, 5)),
+        lambda x, w: _weighted(nnops.softmax(x).reshape(3, 4), w.reshape(4, -1)),
+        (array(3, 2, 2), array(2, 10)),
     ),
     "raise_logsumexp": Case(
         lambda x: jax.nn.logsumexp(x, axis=-1), (X,), lambda x: jnp.log(jnp.exp(x).sum(-1))

@@ -87,18 +87,23 @@ def _softmax_losses(
     label_smoothing: float,
     out_of_range: str,
     from_end: bool,
-    by_logsumexp: bool,
+    by_logsumexp: bool | str,
     zero_times_infinity: str,
 ) -> Any:
     classes = logits.shape[axis]
+    each, by_logsumexp = by_logsumexp == "each", by_logsumexp is True
     if labels.ndim < logits.ndim:
         labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
         if from_end:
             labels = jnp.where(labels < 0, labels + classes, labels)
         if out_of_range == "zero":
             labels = jax.nn.one_hot(labels, classes, axis=axis, dtype=logits.dtype)
-    of_each = labels.ndim == logits.ndim or label_smoothing
-    scores = jax.nn.log_softmax(logits, axis) if of_each and not by_logsumexp else logits
+    of_all = each or labels.ndim == logits.ndim or label_smoothing
+    scores = logits
+    if each:
+        scores = logits - jax.nn.logsumexp(logits, axis, keepdims=True)
+    elif of_all and not by_logsumexp:
+        scores = jax.nn.log_softmax(logits, axis)
     if labels.ndim == logits.ndim:
         q = labels.astype(logits.dtype)  # integers too
         if label_smoothing:
@@ -109,7 +114,7 @@ def _softmax_losses(
         expected = (q * scores).sum(axis)
         return jax.nn.logsumexp(logits, axis) - expected if by_logsumexp else -expected
     valid = (labels >= 0) & (labels < classes)
-    if of_each or by_logsumexp:
+    if of_all or by_logsumexp:
         picked = _picked(scores, labels, axis)
     else:
         picked = _log_probabilities(logits, labels, axis)
@@ -143,7 +148,15 @@ def _normalize_softmax(params: dict[str, Any]) -> dict[str, Any]:
         )
     check_product("softmax_cross_entropy", params)
     params = _smoothing("softmax_cross_entropy", params)
-    flags = {k: bool(params[k]) for k in ("from_end", "by_logsumexp")}
+    flags: dict[str, bool | str] = {k: bool(params[k]) for k in ("from_end", "by_logsumexp")}
+    if isinstance(params["by_logsumexp"], str):
+        if params["by_logsumexp"] != "each":
+            raise OpError(
+                "softmax_cross_entropy",
+                f"by_logsumexp is {params['by_logsumexp']!r}",
+                mend="give True, False or 'each'",
+            )
+        flags["by_logsumexp"] = "each"
     if flags["by_logsumexp"] and params["label_smoothing"]:
         raise OpError(
             "softmax_cross_entropy",
@@ -183,7 +196,7 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     out_of_range: str = "nan",
     from_end: bool = False,
-    by_logsumexp: bool = False,
+    by_logsumexp: bool | str = False,
     zero_times_infinity: str = "zero",
     reduction: str = "none",
 ) -> jax.Array:
@@ -208,7 +221,8 @@ def softmax_cross_entropy(
         by_logsumexp: computes ``logsumexp(logits) - sum(q * logits)``, of class indices as optax
             does: the same if q's sum is 1. Less exact for large logits; and it is infinity, not
             NaN, where another class has an infinite logit, and has a gradient where an index is
-            out of range.
+            out of range. ``"each"`` computes ``-sum(q * (logits - logsumexp(logits)))``, as people
+            write it by hand: at an infinite logit its gradient is NaN for that class alone.
         zero_times_infinity: what a probability of 0 adds at a logit of minus infinity: ``"zero"``,
             since what cannot happen costs nothing; or ``"nan"``, the product, as in optax. Of
             class indices, only with ``out_of_range="zero"``.

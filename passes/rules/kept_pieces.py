@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxpress.capture import Node, Value
 from jaxpress.passes.rule import Match
+from jaxpress.passes.rules.loss_parts import square_of
 from jaxpress.passes.view import scalar_value
 
 __all__ = ["only_indices_shared", "only_with_gradient"]
@@ -22,8 +23,21 @@ _COMPARES = frozenset({"eq", "ge", "gt", "le", "lt", "sign"})
 
 
 def only_indices_shared(match: Match) -> str | None:
-    """A guard: of a match's pieces indices may be used elsewhere, and no numbers."""
-    return _first_stranger(match, lambda node, v, user: False)
+    """A guard: of a match's pieces indices may be used elsewhere, and no numbers.
+
+    But for a ``logsumexp`` that is squared beside the loss (and its gradient): what keeps the
+    normaliser of a language model near 1, the z-loss.
+    """
+    view = match.view
+
+    def is_squared(node: Node, v: Value, user: Node) -> bool:
+        if node.op != "logsumexp":
+            return False
+        square = square_of(view, user.output) if len(user.outputs) == 1 else None
+        twice = user.op == "mul" and any(scalar_value(view, x) == 2 for x in view.inputs(user))
+        return twice or (square is not None and square[0] is v)
+
+    return _first_stranger(match, is_squared)
 
 
 def only_with_gradient(match: Match) -> str | None:

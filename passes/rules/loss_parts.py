@@ -17,6 +17,7 @@ from jaxpress.passes.view import View
 __all__ = [
     "Above",
     "Summed",
+    "becomes_negative",
     "half_square",
     "one_minus",
     "plain_loss",
@@ -29,6 +30,8 @@ __all__ = [
 _WIDE = np.dtype("float32")
 # How many operations there may be between a part of a loss and its root.
 _FAR = 8
+# What makes a mean of losses, before or after their sign is changed.
+_TO_A_MEAN = frozenset({"reduce_sum", "mul", "div", "reshape", "squeeze", "convert_element_type"})
 
 
 class Above:
@@ -176,6 +179,21 @@ def refused_dtypes(match: Match, names: Sequence[str]) -> str | None:
         if match[name].dtype != dtype:
             return f"{name} is {match[name].dtype}, and the result {dtype}"
     return None
+
+
+def becomes_negative(view: View, value: Value) -> bool:
+    """Whether something is made of a value by sums and numbers, and then negated."""
+    while view.use_count(value) == 1 and not view.is_output(value):
+        (user,) = view.users(value)
+        if user.op == "neg":
+            return True
+        numbers = [n for v in view.inputs(user) if (n := number_of(view, v)) is not None]
+        if user.op == "mul" and any(n < 0 for n in numbers):
+            return True
+        if user.op not in _TO_A_MEAN or (user.op in ("mul", "div") and not numbers):
+            return False
+        value = user.output
+    return False
 
 
 def one_minus(view: View, value: Value) -> tuple[Value, Node] | None:

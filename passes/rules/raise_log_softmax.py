@@ -67,12 +67,15 @@ class _LogSoftmaxPattern:
     Args:
       by_hand: the maximum has a gradient (which comes to nothing), or it is added to the logarithm
         before that is taken away.
+      exchanged: 0 may stand for a maximum that is not finite, as ``jax.nn.logsumexp`` has it: of a
+        row with infinity the others are minus infinity then, where log_softmax has NaN.
     """
 
     names = frozenset({"sub", "select_n"})
 
-    def __init__(self, by_hand: bool):
+    def __init__(self, by_hand: bool, exchanged: bool = False):
         self.by_hand = by_hand
+        self.exchanged = exchanged
         # Larger than the logsumexp in it.
         self.size = 10 if by_hand else 7
 
@@ -101,7 +104,7 @@ class _LogSoftmaxPattern:
         reason = None
         if x is not (view.inputs(found.shifted)[0] if added else found.shifted.output):
             reason = "what the logarithm is taken from is another array"
-        elif found.largest.finite and not added:
+        elif found.largest.finite and not (added and self.exchanged):
             reason = "infinities are exchanged"
         elif found.where is not where or (added and where is not None):
             reason = "it leaves out other elements than its sum does"
@@ -127,9 +130,12 @@ def _changes(match: Match) -> str | None:
 
 
 def log_softmax_at(view: View, node: Node) -> Match | None:
-    """The log_softmax that a node ends, in any spelling; who else uses its pieces is not asked."""
+    """The log_softmax that a node ends, in any spelling; who else uses its pieces is not asked.
+
+    Also where infinities are exchanged: an attention is NaN at them either way.
+    """
     if node.op in _PATTERNS[0].names:
-        for pattern in _PATTERNS:
+        for pattern in (*_PATTERNS, _EXCHANGED):
             match = pattern.find(State(view), node)
             if match is not None and _changes(match) is None:
                 return match
@@ -140,6 +146,7 @@ def _raise(x: Any, where: Any = None, *, match: Match) -> Any:
     return nnops.log_softmax(x, axis=match.info["axis"], where=where)
 
 
+_EXCHANGED = _LogSoftmaxPattern(by_hand=True, exchanged=True)
 _PATTERNS = (_LogSoftmaxPattern(by_hand=False), _LogSoftmaxPattern(by_hand=True))
 
 # x - max(x) - log(sum(exp(x - max(x)))) -> log_softmax(x)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax import lax
+
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.cleanup_moves import is_plain
 from jaxpress.passes.rules.shifted_exp import (
     Place,
     axes_from_end,
@@ -135,4 +138,42 @@ RAISE_SOFTMAX_BY_HAND = Rule(
     shared=True,
 )
 
-SOFTMAX_RULES = RuleSet((RAISE_SOFTMAX, RAISE_SOFTMAX_BY_HAND))
+
+class _ReshapedSoftmax:
+    """Attention weights that get back the axes that they had before a mask was added.
+
+    As shifted windows have it: masks are of windows, and the weights of images and windows.
+    """
+
+    names = frozenset({"reshape"})
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        softmax = view.producer(view.inputs(node)[0])
+        if softmax is None or softmax.op != "softmax" or softmax.params.get("mapped"):
+            state.fail("it is of no softmax", node)
+            return None
+        x, *where = view.inputs(softmax)
+        y = node.output
+        if where or softmax.params["axis"] != -1 or node.params.get("dimensions") is not None:
+            state.fail("some elements are left out, or it is along another axis", softmax)
+            return None
+        if not y.ndim or x.shape[-1:] != y.shape[-1:] or not is_plain(x, y):
+            state.fail("it changes the axis of the softmax", node)
+            return None
+        users = view.users(y)
+        if view.is_output(y) or not users or any(user.op != "dot_general" for user in users):
+            state.fail("they are no weights of a sum", node)
+            return None
+        return Match(view, node, {"x": x}, matched=(softmax,))
+
+
+# reshape(softmax(x)) -> softmax(reshape(x)), in front of a product
+RESHAPED_SOFTMAX = Rule(
+    "reshaped_softmax",
+    _ReshapedSoftmax(),
+    lambda x, *, match: nnops.softmax(lax.reshape(x, match.root.output.shape)),
+)
+
+SOFTMAX_RULES = RuleSet((RAISE_SOFTMAX, RAISE_SOFTMAX_BY_HAND, RESHAPED_SOFTMAX))

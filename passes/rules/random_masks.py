@@ -118,6 +118,17 @@ class _Probability(Pattern):
         return then() or state.undo(mark)
 
 
+class _Number(Scalar):
+    """A number that is written in the program; an end of the range also as vmap closes over it."""
+
+    def match(self, value: Value, state: State, then: Callable[[], bool] = done) -> bool:
+        if scalar_value(state.view, value) is None:
+            found = number_of(state.view, value)
+            if found is not None and self._is_value(found, value.dtype):
+                return then()
+        return super().match(value, state, then)
+
+
 class _PastOne(Pattern):
     """A pattern, perhaps times one: under vmap the width of the range is an array."""
 
@@ -153,7 +164,7 @@ def _pattern(fn: Callable[..., Any], dtype: str) -> Op:
     def build(value: Value) -> Pattern:
         number = scalar_value(view, value)
         if number is not None:
-            return keep if number == probability else Scalar(number)
+            return keep if number == probability else _Number(number)
         node = graph.producer(value)
         assert node is not None
         if node.op in _MOVES:

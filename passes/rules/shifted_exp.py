@@ -359,7 +359,17 @@ def only_among_themselves(match: Match) -> str | None:
     for node, v, user in strangers:
         if user not in below and not (node.op == "exp" and _is_times(view, user, v, below)):
             return f"{v!r} is used by {user.op} as well"
+    if strangers and _is_turned_between(match):
+        return "its maximum is taken of other axes: XLA would compute the exponentials twice"
     return None
+
+
+def _is_turned_between(match: Match) -> bool:
+    """Whether the maximum is of an array that is transposed after, as ``vmap`` has it."""
+    view = match.view
+    peaks = [view.inputs(node)[0] for node in match.matched if node.op == "reduce_max"]
+    turned, _ = _turned(view, match["x"])
+    return turned is not match["x"] and any(peak is turned for peak in peaks)
 
 
 def _divides_by(view: View, user: Node, total: Value) -> bool:

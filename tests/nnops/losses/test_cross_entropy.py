@@ -156,6 +156,14 @@ def test_class_indices_in_every_arithmetic(label):
     theirs = optax.softmax_cross_entropy_with_integer_labels
     same(ours(from_end=True, by_logsumexp=True), lambda x: theirs(x, labels), EXTREME)
 
+    def each(x):
+        return x - jax.nn.logsumexp(x, -1, keepdims=True)
+
+    ours_each = ours(from_end=True, by_logsumexp="each")
+    same(ours_each, lambda x: -jnp.take_along_axis(each(x), labels[:, None], -1)[:, 0], EXTREME)
+    encoded_each = lambda x: -(jax.nn.one_hot(labels, 3) * each(x)).sum(-1)  # noqa: E731
+    same(ours(**how, by_logsumexp="each"), encoded_each, EXTREME)
+
 
 def test_products_of_zero_and_infinity_as_in_optax():
     how = {"zero_times_infinity": "nan"}
@@ -239,6 +247,7 @@ def test_labels_of_other_types():
         (((2, 3), (2, 3)), {"out_of_range": "wrap"}, "out_of_range is 'wrap'"),
         (((2, 3), (2, 3)), {"zero_times_infinity": 0}, "zero_times_infinity is 0"),
         (((2, 3), (2, 3)), {"by_logsumexp": True, "label_smoothing": 0.1}, "takes no label_smooth"),
+        (((2, 3), (2, 3)), {"by_logsumexp": "all"}, "by_logsumexp is 'all'"),
         (((2, 3), (2, 3)), {"label_smoothing": 1.5}, "label_smoothing"),
         (((2, 3), (2, 3)), {"weights": jnp.ones((2, 1))}, r"weights has shape \(2, 1\)"),
         (((2, 3), (2, 3)), {"where": jnp.ones(2)}, "where is float32"),

@@ -12,6 +12,7 @@ from jaxpress import nnops
 from jaxpress.capture import trace
 from jaxpress.passes import cleanup, rewrite
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
+from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
 
 Q, K, V = array(2, 5, 6, 4), array(2, 7, 3, 4, seed=1), array(2, 7, 3, 4, seed=2)
 
@@ -20,7 +21,7 @@ def attention_of(fn, *args):
     graph = trace(fn)(*args)
     for p in cleanup:
         graph = p(graph)
-    graph = rewrite(graph, ATTENTION_RULES)
+    graph = rewrite(graph, ATTENTION_RULES + SOFTMAX_RULES)
     for p in cleanup:
         graph = p(graph)
     (node,) = graph.find("dot_product_attention")
@@ -93,16 +94,25 @@ def test_conditions_and_biases_come_from_where_they_are_small() -> None:
 # Axes that the op does not have.
 
 
-def test_windows_of_an_image_are_a_batch_of_their_own() -> None:
-    """As Swin masks them: three windows to an image, each with a mask of its own."""
+@pytest.mark.parametrize("early", [False, True])
+def test_windows_of_an_image_are_a_batch_of_their_own(early) -> None:
+    """As Swin masks them: three windows to an image, each with a mask of its own.
+
+    The weights may be made of them before the images are joined again, or after.
+    """
     q, k, v = (array(6, 2, 5, 4, seed=i) for i in range(3))
     bias, keep, both = array(2, 5, 5), array(3, 5, 5) > -1, array(6, 1, 5, 5) > -2
 
     def fn(q, k, v):
         w = jnp.einsum("bnth,bnsh->bnts", q, k) + bias
         w = jnp.where(both, w, -9).reshape(2, 3, 2, 5, 5)
-        w = jnp.where(keep[:, None], w, -9).reshape(6, 2, 5, 5)
-        return jnp.einsum("bnts,bnsh->bnth", jax.nn.softmax(w), v)
+        w = jnp.where(keep[:, None], w, -9)
+        w = (
+            jax.nn.softmax(w).reshape(6, 2, 5, 5)
+            if early
+            else jax.nn.softmax(w.reshape(6, 2, 5, 5))
+        )
+        return jnp.einsum("bnts,bnsh->bnth", w, v)
 
     node = attention_of(fn, q, k, v)
     shapes = [x.shape for x in node.inputs]

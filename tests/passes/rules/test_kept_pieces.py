@@ -24,6 +24,12 @@ def by_hand(x):
     return (e / jnp.sum(e, -1, keepdims=True) * T).sum()
 
 
+def z_loss(x):
+    normalizer = jax.nn.logsumexp(x, -1)
+    picked = jnp.take_along_axis(x, IDS[:, None], -1)[:, 0]
+    return (normalizer - picked + 1e-4 * normalizer**2).mean()
+
+
 FUNCTIONS = {
     "softmax": lambda x: (jax.nn.softmax(x) * T).sum(),
     "softmax by hand": by_hand,
@@ -38,6 +44,7 @@ FUNCTIONS = {
     "softmax_cross_entropy picked": lambda x: (
         -jnp.take_along_axis(jax.nn.log_softmax(x), IDS[:, None], -1).mean()
     ),
+    "softmax_cross_entropy and z-loss": lambda x: z_loss(x),
     "binary_cross_entropy": lambda x: optax.sigmoid_binary_cross_entropy(x, T).mean(),
     "mean_squared_error": lambda x: optax.squared_error(x, T).mean(),
     "mean_absolute_error": lambda x: jnp.abs(x - T).mean(),
@@ -65,6 +72,12 @@ def test_a_value_beside_its_gradient(name, special) -> None:
     np.testing.assert_array_equal(gradient, wanted[1])
 
 
+def test_a_squared_normaliser_stays_beside_the_loss() -> None:
+    new, _ = rewritten(BEFORE, z_loss, X)
+    assert new.count()["softmax_cross_entropy"] == new.count()["logsumexp"] == 1
+    np.testing.assert_allclose(new(X), z_loss(X), rtol=1e-6)
+
+
 def test_a_gradient_of_a_gradient() -> None:
     def fn(x):
         return jax.grad(FUNCTIONS["softmax_cross_entropy of ids"])(x)[0, 1]
@@ -84,6 +97,19 @@ def test_a_gradient_of_a_gradient() -> None:
 )
 def test_other_users_of_an_error(fn) -> None:
     assert_refuses(ERROR_LOSS_RULES, passes.cleanup(trace(fn)(X, T)), X, T)
+
+
+def test_a_maximum_of_other_axes() -> None:
+    """XLA would not see that the op begins with the same equations."""
+
+    def fn(x):
+        return (jax.vmap(jax.nn.softmax, 1, 0)(x) * X).sum()
+
+    x = array(5, 4)
+    graph = passes.cleanup(trace(jax.value_and_grad(fn))(x))
+    with_gradient = passes.rewrite(graph, SOFTMAX_RULES).count()
+    assert "softmax" not in with_gradient, with_gradient
+    assert passes.rewrite(passes.cleanup(trace(fn)(x)), SOFTMAX_RULES).count()["softmax"] == 1
 
 
 def _parts(x):

@@ -35,7 +35,8 @@ def linen(**options):
 
 
 def keras(noise_shape=None):
-    layer = import_keras().layers.Dropout(0.3, noise_shape=noise_shape)
+    # With a seed: few draws, of which some and not all must drop something.
+    layer = import_keras().layers.Dropout(0.3, noise_shape=noise_shape, seed=1)
     layer.build(X.shape)
     state = [jnp.asarray(v.value) for v in layer.non_trainable_variables]
     return lambda x, state: layer.stateless_call([], state, x, training=True), state
@@ -66,6 +67,9 @@ KEYED = {
         jax.vmap(equinox, (1, 0), 1), jax.random.split(KEY, 5), (), ((0, 0),),
     ),
     "equinox, vmap": (jax.vmap(equinox), KEYS, (), ((0, 0),)),
+    "equinox, vmap of vmap": (
+        jax.vmap(jax.vmap(equinox)), jax.random.split(KEY, (2, 5)), (), ((0, 0), (0, 0)),
+    ),
     "haiku": (lambda x, key: hk.dropout(key, 0.3, x), RAW, (), None),
     "haiku, broadcast": (lambda x, k: hk.dropout(k, 0.3, x, broadcast_dims=(1,)), KEY, (-2,), None),
     "keras": (*keras(), (), None),

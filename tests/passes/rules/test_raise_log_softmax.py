@@ -43,7 +43,7 @@ def raised(rule, fn, *args):
     ("rule", "fn"),
     [
         (RAISE_LOG_SOFTMAX, lambda x: jax.nn.log_softmax(x, (0, 2))),
-        (RAISE_LOG_SOFTMAX_BY_HAND, lambda x: x - jax.nn.logsumexp(x, -1, keepdims=True)),
+        (RAISE_LOG_SOFTMAX_BY_HAND, lambda x: one_step(x)),
         (RAISE_LOGSUMEXP, lambda x: jax.nn.logsumexp(x, 1)),
         (EXP_OF_LOG_SOFTMAX, lambda x: jnp.exp(nnops.log_softmax(x, (0, 1)))),
     ],
@@ -84,9 +84,6 @@ def one_step(x):
     [
         two_steps,
         one_step,
-        lambda x: x - jax.nn.logsumexp(x, -1, keepdims=True),
-        lambda x: x - jax.nn.logsumexp(x, 0)[None],
-        lambda x: x - jax.scipy.special.logsumexp(x, 1)[:, None, :],
     ],
 )
 def test_log_softmax_by_hand(fn) -> None:
@@ -173,6 +170,8 @@ def total(x, m):
         (lambda x: (x - (m := x.max(-1, keepdims=True))) - total(x, m).T, ""),
         (lambda x: x - (total(x, x.max(-1, keepdims=True)) + x.max(0)[..., None]), "largest"),
         (lambda x: x - jax.nn.logsumexp(x, 1), ""),
+        # Of a row with infinity it is minus infinity and one NaN, where log_softmax is NaN.
+        (lambda x: x - jax.nn.logsumexp(x, -1, keepdims=True), "infinities are exchanged"),
         (lambda x: x.T - jax.nn.logsumexp(x, -1, keepdims=True), "another array"),
         (lambda x: x - jax.nn.logsumexp(x, -1, keepdims=True, where=MASK), "another array"),
     ],

@@ -40,6 +40,10 @@ def taken(x, ids, **how):
     return jnp.take_along_axis(x, ids[:, None], -1, **how)[:, 0]
 
 
+def minus_logsumexp(x):
+    return x - jax.nn.logsumexp(x, -1, keepdims=True)
+
+
 def sparse_product(x, ids):
     return -(log_p(x) * jax.nn.one_hot(ids, 4)).sum(-1)
 
@@ -82,6 +86,15 @@ EVERYWHERE = [
     (
         "softmax_cross_entropy",
         lambda x, i: -(taken(x, i) - jax.nn.logsumexp(x, -1)).mean(),
+        (X, IDS),
+    ),
+    # As people write log_softmax: another gradient at infinity.
+    ("softmax_cross_entropy", lambda x, i: -taken(minus_logsumexp(x), i).mean(), (X, IDS)),
+    ("softmax_cross_entropy", lambda x, i: -minus_logsumexp(x)[jnp.arange(8), i], (X, IDS)),
+    ("softmax_cross_entropy", lambda x, p: -(p * minus_logsumexp(x)).sum(-1), (X, P)),
+    (
+        "softmax_cross_entropy",
+        lambda x, i: -jnp.mean(minus_logsumexp(x) * jax.nn.one_hot(i, 4)),
         (X, IDS),
     ),
     ("binary_cross_entropy", optax.sigmoid_binary_cross_entropy, (X, P)),
@@ -172,6 +185,9 @@ NONE = [
     (lambda x, i: -jnp.take_along_axis(log_p(x), i[None], 0)[0], (Z, LABELS)),
     (lambda x, i: -log_p(x)[i, jnp.arange(4)], (Z, LABELS)),
     (lambda x, i: -log_p(x)[jnp.arange(4)[::-1], i], (Z, LABELS)),
+    (lambda x, i: -taken(x - jax.nn.logsumexp(2 * x, -1, keepdims=True), i), (Z, LABELS)),
+    (lambda x, i: -taken(x - jax.nn.logsumexp(x, 0), i), (Z, LABELS)),
+    (lambda x, i: (-taken(y := minus_logsumexp(x), i), y), (Z, LABELS)),
     (by_table, (Z, array(7), LABELS)),
     (lambda x, i: jax.nn.logsumexp(2 * x, -1) - taken(x, i), (Z, LABELS)),
     (lambda x, i: -taken(log_p(x), i, mode="fill", fill_value=0), (Z, LABELS)),

@@ -9,11 +9,12 @@ import pytest
 from jax.lax import stop_gradient
 
 from helpers import array, assert_refuses, rewritten
-from jaxpress import passes
+from jaxpress import nnops, passes
 from jaxpress.capture import trace
 from jaxpress.passes.rules.raise_softmax import (
     RAISE_SOFTMAX,
     RAISE_SOFTMAX_BY_HAND,
+    RESHAPED_SOFTMAX,
     SOFTMAX_RULES,
 )
 from jaxpress.testing import assert_rewrites
@@ -249,3 +250,22 @@ def test_an_inner_value_with_another_user_is_kept() -> None:
     assert_refuses(RAISE_SOFTMAX, fn, X, because="as well")
     both = inlined(lambda x: (fn(x)[0], fn(x)[1] * 2), X)
     assert_refuses(RAISE_SOFTMAX, both, X, because="used by mul as well")
+
+
+def _product(p, v):
+    return jax.lax.dot_general(p, v, (((1,), (0,)), ((), ())))
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        # Along another axis, another size of it, some elements, and no weights of a sum.
+        lambda x: _product(nnops.softmax(x, 0).reshape(9, 3), X[0]),
+        lambda x: _product(nnops.softmax(x).reshape(3, 9), X.reshape(9, 3)),
+        lambda x: _product(nnops.softmax(x, where=MASK).reshape(9, 3), X[0]),
+        lambda x: nnops.softmax(x).reshape(9, 3),
+        lambda x: _product(nnops.softmax(x).reshape(9, 3) + 1, X[0]),
+    ],
+)
+def test_a_reshape_stays_after_other_softmaxes(fn) -> None:
+    assert_refuses(RESHAPED_SOFTMAX, fn, X)
