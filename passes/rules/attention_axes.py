@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rules.attention_bands import Band
+from jaxpress.passes.rules.axis_parts import Joined, Labels
 from jaxpress.passes.rules.axis_tracking import Axes, spread
 from jaxpress.passes.view import View
 
@@ -75,15 +76,16 @@ class Weighted(NamedTuple):
     result: Axes
 
 
-def product_of(state: State, node: Node, keys: Axes) -> Product | None:
+def product_of(state: State, node: Node, keys: Labels) -> Product | None:
     """The product of queries and keys, if the softmax's axes, ``keys``, are one operand's own."""
+    apart = [b for a in keys for b in (a.axes if isinstance(a, Joined) else (a,))]
     view = state.view
     left, right = view.inputs(node)
     (contracted, batches) = node.params["dimension_numbers"]
-    if None in keys or any(len(c) != 1 for c in contracted):
+    along = tuple([a for a in apart if isinstance(a, int)])
+    if len(along) < len(apart) or any(len(c) != 1 for c in contracted):
         state.fail("the product contracts several axes, or the softmax is not along its own", node)
         return None
-    along = tuple([a for a in keys if a is not None])
     if node.params.get("out_sharding") is not None:
         state.fail("the product says how its result is sharded", node)
         return None
