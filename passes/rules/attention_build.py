@@ -118,7 +118,7 @@ def build_match(
         "value": place(value.labels, to_keys),
         "value_dtype": jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype),
         "result": _order(to_heads, _cut(weighted.result, cuts)),
-        "together": tuple([len(cuts.get(label, (label,))) for label in weighted.result]),
+        "together": tuple([len(_cut((label,), cuts)) for label in weighted.result]),
         "counts": (len(cut_lead), len(heads), len(queries), len(roles.keys)),
         "factors": tuple((f.negated, place(f.axes, to_heads)) for f in terms.factors),
         "added": tuple(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rules.axis_parts import Labels, Part, inverse, regrouped
+from jaxpress.passes.rules.axis_parts import Labels, inverse, regrouped
 from jaxpress.passes.rules.axis_tracking import Axes, axes_before, constant, spread
 from jaxpress.passes.rules.raise_log_softmax import log_softmax_at
 from jaxpress.passes.rules.raise_softmax import softmax_at
@@ -64,7 +64,8 @@ class Logits(NamedTuple):
 
     Attributes:
       product: the ``dot_general``.
-      axes: for each axis of the softmax's operand, the axis of the product, or those joined in it.
+      axes: for each axis of the softmax's operand, the axis of the product, the part of it, or
+        those joined in it.
       terms: what is done in between, first to last.
       nodes: the operations in between, the last one first.
     """
@@ -252,9 +253,6 @@ def logits_behind(state: State, x: Value) -> Logits | None:
                 )
             )
     nodes = tuple(n for s in steps for n in (s.node, *s.beside))
-    if any(isinstance(a, Part) for a in axes):
-        state.fail("the softmax is of logits whose axes are cut", product)
-        return None
     return Logits(product, axes, tuple(terms), nodes)
 
 

@@ -75,10 +75,10 @@ def through(labels: Labels, before: Labels) -> Labels | None:
                 return None
             continue
         whole = [before[a] for a in label.axes]
-        axes = [a for a in whole if isinstance(a, int)]
-        if len(axes) < len(whole):
+        joined = _joined(whole, label.sizes)
+        if joined is None:
             return None
-        out.append(label._replace(axes=tuple(axes)))
+        out.append(joined)
     return tuple(out)
 
 
@@ -151,11 +151,17 @@ def _named(labels: Labels, before: Sequence[Any], after: Sequence[Any]) -> list[
     parts = [label for label, n in zip(labels, before, strict=True) if n != 1]
     if len(after) != 1:
         return None
-    axes = tuple([label for label in parts if isinstance(label, int)])
-    if len(axes) == len(parts):
-        return [Joined(axes, tuple([n for n in before if n != 1]))]
-    first = parts[0]
+    joined = _joined(parts, tuple([n for n in before if n != 1]))
+    return None if joined is None else [joined]
+
+
+def _joined(labels: Sequence[Label], sizes: tuple[Any, ...]) -> Label:
+    """The label of axes that become one; ``None`` where they have none together."""
+    axes = tuple([label for label in labels if isinstance(label, int)])
+    if len(axes) == len(labels):
+        return Joined(axes, sizes)
+    first = labels[0]
     if not isinstance(first, Part):
         return None
     whole = [Part(first.axis, i, first.sizes) for i in range(len(first.sizes))]
-    return [first.axis] if parts == whole else None
+    return first.axis if list(labels) == whole else None

@@ -28,7 +28,7 @@ from jaxpress.passes.rules.attention_weights import (
     product_ahead,
     weights_behind,
 )
-from jaxpress.passes.rules.axis_parts import through
+from jaxpress.passes.rules.axis_parts import Part, through
 from jaxpress.passes.rules.axis_tracking import REARRANGING, Axes, arrange, complete, spread
 
 __all__ = ["ATTENTION_RULES", "RAISE_ATTENTION", "TIDY_ATTENTION"]
@@ -76,11 +76,10 @@ def _match(state: State, root: Node, side: int, weights: Weights, logits: Logits
     if product is None:
         return None
     labels = through(weights.axes, logits.axes)
-    if labels is None or not all(a is None or isinstance(a, int) for a in labels):
+    if labels is None or any(isinstance(a, Part) for a in labels):
         state.fail("the axes of the weights are not those of the logits", root)
         return None
-    axes = tuple([a if isinstance(a, int) else None for a in labels])
-    weighted = weighted_of(state, root, side, axes, product)
+    weighted = weighted_of(state, root, side, labels, product)
     if weighted is None:
         return None
     operands = (product.query, product.key, weighted.value)

@@ -173,6 +173,43 @@ def test_axes_that_are_one_from_product_to_product(name) -> None:
     assert node.params["logits_soft_cap"] == 5
 
 
+ONE = (6, 5, 4)  # batch and heads, as models that were written for batched products have them
+
+
+def masked_apart(q, k, v, turn=lambda p: p):
+    w = (q.reshape(ONE) @ k.reshape(6, 7, 4).swapaxes(1, 2)).reshape(2, 3, 5, 7)
+    w = w + array(2, 1, 1, 7)
+    return (turn(jax.nn.softmax(w)).reshape(6, 5, 7) @ v.reshape(6, 7, 3)).reshape(2, 3, 5, 3)
+
+
+def joined_for_values(q, k, v):
+    w = jnp.einsum("bnth,bnsh->bnts", q, k) + array(2, 1, 1, 7)
+    return (jax.nn.softmax(w).reshape(6, 5, 7) @ v.reshape(6, 7, 3)).reshape(2, 3, 5, 3)
+
+
+def rows_for_values(q, k, v):
+    """All heads have the same keys and values."""
+    w = jnp.einsum("bnth,bsh->bnts", q, k[:, 0]) + array(2, 1, 1, 7)
+    return (jax.nn.softmax(w).reshape(2, 15, 7) @ v[:, 0]).reshape(2, 3, 5, 3)
+
+
+OF_HEADS = array(2, 3, 5, 4), array(2, 3, 7, 4, seed=1), array(2, 3, 7, 3, seed=2)
+
+
+@pytest.mark.parametrize("fn", [masked_apart, joined_for_values, rows_for_values])
+def test_batch_and_heads_that_are_one_for_a_product(fn) -> None:
+    node = attention_of(fn, *OF_HEADS)
+    assert node.inputs[3].shape[-3:] == (1, 1, 7)
+
+
+@pytest.mark.parametrize(
+    "turn", [lambda p: p.swapaxes(0, 1), lambda p: p.reshape(3, 2, 5, 7).swapaxes(0, 1)]
+)
+def test_batch_and_heads_that_change_places_stay(turn) -> None:
+    graph = cleanup(trace(lambda *a: masked_apart(*a, turn))(*OF_HEADS))
+    assert not rewrite(graph, ATTENTION_RULES).count()["dot_product_attention"]
+
+
 def test_a_softmax_along_axes_that_became_one() -> None:
     q, k, v = array(2, 3, 2, 7), array(2, 5, 6, 2, 7, seed=1), array(2, 5, 6, 2, 3, seed=2)
 

@@ -52,7 +52,9 @@ def test_labels_of_labels() -> None:
     assert through((1, None, 0), (7, A)) == (A, None, 7)
     assert through(tuple(cut), (C,)) == (7, 8)
     assert through((A._replace(axis=1), joined), (8, 7)) == (A, C)
-    # Cut otherwise than it was joined, joined of parts, cut twice.
+    assert through((Joined((0, 1), (2, 3)), None), (A, B)) == (7, None)
+    # Joined in another order than it was cut, cut otherwise, joined of parts, cut twice.
+    assert through((Joined((1, 0), (3, 2)),), (A, B)) is None
     assert through((Part(0, 0, (4, 6)),), (C,)) is None
     assert through((joined,), (A, 7)) is None
     assert through((Part(0, 0, (2, 1)),), (A,)) is None
