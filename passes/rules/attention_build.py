@@ -34,7 +34,7 @@ class _Operand(NamedTuple):
     """An array, the label of each of its axes, and the number that it was multiplied with."""
 
     value: Value
-    labels: tuple[int | None, ...]
+    labels: tuple[Label, ...]
     factor: float = 1.0
 
 
@@ -190,9 +190,9 @@ def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Ope
     return _Operand(found.value, _carried(found.axes, labels, found.value.ndim), found.factor)
 
 
-def _carried(axes: Axes, labels: Sequence[int | None], ndim: int) -> tuple[int | None, ...]:
+def _carried(axes: Axes, labels: Labels, ndim: int) -> tuple[Label, ...]:
     """The labels of a source's axes, from those of what was made of it."""
-    out: list[int | None] = [None] * ndim
+    out: list[Label] = [None] * ndim
     for axis, label in zip(axes, labels, strict=True):
         if axis is not None:
             out[axis] = label

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["Joined", "Label", "Labels", "Part", "inverse", "regrouped", "through"]
@@ -140,18 +140,19 @@ def _named(labels: Labels, before: Sequence[Any], after: Sequence[Any]) -> list[
     if len(labels) == 1:
         (label,) = labels
         sizes = tuple([n for n in after if n != 1])
+        parts: Iterator[Label]
         if isinstance(label, Joined):
             parts = iter(label.axes if sizes == label.sizes else ())
         elif isinstance(label, int):
             parts = iter([Part(label, i, sizes) for i in range(len(sizes))])
         else:
             return None
-        named = [None if n == 1 else next(parts, None) for n in after]
+        named: list[Label] = [None if n == 1 else next(parts, None) for n in after]
         return named if named.count(None) == len(after) - len(sizes) else None
-    parts = [label for label, n in zip(labels, before, strict=True) if n != 1]
+    several = [label for label, n in zip(labels, before, strict=True) if n != 1]
     if len(after) != 1:
         return None
-    joined = _joined(parts, tuple([n for n in before if n != 1]))
+    joined = _joined(several, tuple([n for n in before if n != 1]))
     return None if joined is None else [joined]
 
 
