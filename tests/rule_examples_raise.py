@@ -171,6 +171,11 @@ RAISING: dict[str, Case] = {
         scanned(lambda h, x, i, w, b: (jnp.sin(x @ i + h @ w + b),) * 2),
         tidied=True,
     ),
+    "turn_recurrence": Case(
+        lambda x, *w: lax.rev(nnops.rnn(lax.rev(x, (1,)), None, *w)[0], (1,)),
+        (STEPS, *RNN),
+        lambda x, *w: nnops.rnn(lax.rev(x, (1,)), None, *w)[0],
+    ),
     "raise_lstm_cell": Case(
         lambda x, h, *w: lstm_step((h, h), x, *w)[0],
         (STEPS[0], H, *LSTM),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rules.attention_bands import Band
+from jaxpress.passes.rules.axis_parts import Joined, Label, Labels
 from jaxpress.passes.rules.axis_tracking import Axes, spread
 from jaxpress.passes.view import View
 
@@ -63,27 +64,29 @@ class Weighted(NamedTuple):
 
     Attributes:
       value: the values.
-      axes: the product's axis for each axis of ``value``; ``None`` for its features.
+      axes: the product's axis for each axis of ``value``, or those joined in it; ``None`` for its
+        features.
       features: its axis of features, if it has one.
       result: for each axis of the result, the product's; ``-1`` for the features, ``None`` for
         an axis of size 1.
     """
 
     value: Value
-    axes: Axes
+    axes: Labels
     features: int | None
-    result: Axes
+    result: Labels
 
 
-def product_of(state: State, node: Node, keys: Axes) -> Product | None:
+def product_of(state: State, node: Node, keys: Labels) -> Product | None:
     """The product of queries and keys, if the softmax's axes, ``keys``, are one operand's own."""
+    apart = [b for a in keys for b in _apart(a)]
     view = state.view
     left, right = view.inputs(node)
     (contracted, batches) = node.params["dimension_numbers"]
-    if None in keys or any(len(c) != 1 for c in contracted):
+    along = tuple([a for a in apart if isinstance(a, int)])
+    if len(along) < len(apart) or any(len(c) != 1 for c in contracted):
         state.fail("the product contracts several axes, or the softmax is not along its own", node)
         return None
-    along = tuple([a for a in keys if a is not None])
     if node.params.get("out_sharding") is not None:
         state.fail("the product says how its result is sharded", node)
         return None
@@ -198,8 +201,12 @@ def _queries_and_groups(
     return queries, next(a for a in free if a != queries)
 
 
+def _apart(label: Label) -> tuple[Label, ...]:
+    return label.axes if isinstance(label, Joined) else (label,)
+
+
 def weighted_of(
-    state: State, root: Node, side: int, axes: Axes, product: Product
+    state: State, root: Node, side: int, axes: Labels, product: Product
 ) -> Weighted | None:
     """The second product, if it sums over keys and keeps everything else apart.
 
@@ -207,7 +214,7 @@ def weighted_of(
       state: the attempt.
       root: the ``dot_general``.
       side: which of its operands are the weights.
-      axes: for each axis of the weights, that of the first product.
+      axes: for each axis of the weights, that of the first product, or those joined in it.
       product: the first product.
     """
     value = state.view.inputs(root)[1 - side]
@@ -219,13 +226,14 @@ def weighted_of(
     if len(summed) != len(product.keys) or set(summed) != set(product.keys):
         state.fail("the second product does not sum along the softmax's axis", root)
         return None
-    of_value: list[int | None] = [None] * value.ndim
+    of_value: list[Label] = [None] * value.ndim
     for label, theirs in zip(summed, contracted[1 - side], strict=True):
         of_value[int(theirs)] = label
-    batch_labels: list[int | None] = []
+    batch_labels: list[Label] = []
+    shared = {*product.batch, *product.own}
     for mine, theirs in zip(batches[side], batches[1 - side], strict=True):
         label = axes[int(mine)]
-        if label is not None and label not in product.batch and label not in product.own:
+        if label is not None and not shared.issuperset(_apart(label)):
             state.fail("values differ from query to query", root)
             return None
         batch_labels.append(label)
@@ -235,14 +243,14 @@ def weighted_of(
     weights = state.view.inputs(root)[side]
     mine = {int(a) for a in (*contracted[side], *batches[side])}
     rest = [axes[a] for a in range(weights.ndim) if a not in mine]
-    for label in (label for label in rest if label in product.batch or label in product.own):
+    for label in (label for one in rest for label in _apart(one) if label in shared):
         if product.key.shape[product.key_axes[label] or 0] != 1:  # type: ignore[index]
             state.fail("values are shared by samples that keys are not", root)
             return None
     if len(own) > 1:
         state.fail("values have several axes of features", root)
         return None
-    features: list[int | None] = [-1] * len(own)
+    features: list[Label] = [-1] * len(own)
     result = [*batch_labels, *(rest + features if side == 0 else features + rest)]
     return Weighted(
         value,

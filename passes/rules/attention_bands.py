@@ -35,8 +35,8 @@ class Leaf(NamedTuple):
     Attributes:
       value: the condition.
       negated: a position takes part where it is false.
-      axes: for each axis of ``value``, the axis of the product along which it runs, or the part
-        of it.
+      axes: for each axis of ``value``, the axis of the product along which it runs, the part of
+        it, or several joined.
       bands: what it says of positions, and that is all it says; empty where it says other things.
     """
 
@@ -59,7 +59,7 @@ def take_apart(
     Args:
       view: the graph.
       value: the condition.
-      axes: for each axis of ``value``, the axis of the product, or the part of it.
+      axes: for each axis of ``value``, the axis of the product, the part of it, or several joined.
       negated: whether it is to be false instead.
       keys: the axes of the product along which keys run.
     """

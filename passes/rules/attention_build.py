@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxpress.passes.rules.attention_bands import Band, Leaf
 from jaxpress.passes.rules.attention_layout import Layout, Place, cut_and_arrange, put_together
 from jaxpress.passes.rules.attention_terms import Added, Terms, unscaled
 from jaxpress.passes.rules.attention_weights import Dropped
-from jaxpress.passes.rules.axis_parts import Label, Part
+from jaxpress.passes.rules.axis_parts import Joined, Label, Part
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, axes_before, spread
 from jaxpress.passes.view import View
 
@@ -34,7 +34,7 @@ class _Operand(NamedTuple):
     """An array, the label of each of its axes, and the number that it was multiplied with."""
 
     value: Value
-    labels: tuple[int | None, ...]
+    labels: tuple[Label, ...]
     factor: float = 1.0
 
 
@@ -95,8 +95,9 @@ def build_match(
     to_logits = [*cut_lead, *heads, *queries, *roles.keys]
 
     def place(labels: Labels, wanted: Labels) -> Place:
-        sizes = [cuts[label][0].sizes if label in cuts else None for label in labels]
-        return Place(tuple(sizes), _order(_cut(labels, cuts), wanted))
+        return Place(
+            tuple([_sizes(label, cuts) for label in labels]), _order(_cut(labels, cuts), wanted)
+        )
 
     values: dict[str, Value] = {"query": query.value, "key": key.value, "value": value.value}
     if dropped is not None:
@@ -117,7 +118,7 @@ def build_match(
         "value": place(value.labels, to_keys),
         "value_dtype": jnp.promote_types(root.inputs[0].dtype, root.inputs[1].dtype),
         "result": _order(to_heads, _cut(weighted.result, cuts)),
-        "together": tuple([len(cuts.get(label, (label,))) for label in weighted.result]),
+        "together": tuple([len(_cut((label,), cuts)) for label in weighted.result]),
         "counts": (len(cut_lead), len(heads), len(queries), len(roles.keys)),
         "factors": tuple((f.negated, place(f.axes, to_heads)) for f in terms.factors),
         "added": tuple(
@@ -133,7 +134,7 @@ def build_match(
     return Match(view, root, values, info=info)
 
 
-def _cuts(lead: Labels, terms: Iterable[Added | Leaf]) -> dict[Label, tuple[Part, ...]] | None:
+def _cuts(lead: Labels, terms: Sequence[Added | Leaf]) -> dict[Label, tuple[Part, ...]] | None:
     """The batch axes that logits are cut along, and their parts; ``None`` if they are others."""
     cuts: dict[Label, tuple[Part, ...]] = {}
     for label in (a for term in terms for a in term.axes):
@@ -141,12 +142,21 @@ def _cuts(lead: Labels, terms: Iterable[Added | Leaf]) -> dict[Label, tuple[Part
             whole = tuple([Part(label.axis, i, label.sizes) for i in range(len(label.sizes))])
             if label.axis not in lead or cuts.setdefault(label.axis, whole) != whole:
                 return None
-    return cuts
+    joined = [a for term in terms for a in term.axes if isinstance(a, Joined)]
+    return None if any(axis in cuts for a in joined for axis in a.axes) else cuts
+
+
+def _sizes(label: Label, cuts: dict[Label, tuple[Part, ...]]) -> tuple[Any, ...] | None:
+    """What an axis is cut into, if it is."""
+    if isinstance(label, Joined):
+        return label.sizes
+    return cuts[label][0].sizes if label in cuts else None
 
 
 def _cut(labels: Labels, cuts: dict[Label, tuple[Part, ...]]) -> list[Label]:
-    """The labels with parts in place of what is cut."""
-    return [part for label in labels for part in cuts.get(label, (label,))]
+    """The labels with parts in place of what is cut, and axes in place of what joins them."""
+    apart = [b for a in labels for b in (a.axes if isinstance(a, Joined) else (a,))]
+    return [part for label in apart for part in cuts.get(label, (label,))]
 
 
 def _drawn(dropped: Dropped, full: Labels) -> dict[str, Any] | None:
@@ -180,9 +190,9 @@ def _labelled(view: View, value: Value, of_product: Axes, features: int) -> _Ope
     return _Operand(found.value, _carried(found.axes, labels, found.value.ndim), found.factor)
 
 
-def _carried(axes: Axes, labels: Sequence[int | None], ndim: int) -> tuple[int | None, ...]:
+def _carried(axes: Axes, labels: Labels, ndim: int) -> tuple[Label, ...]:
     """The labels of a source's axes, from those of what was made of it."""
-    out: list[int | None] = [None] * ndim
+    out: list[Label] = [None] * ndim
     for axis, label in zip(axes, labels, strict=True):
         if axis is not None:
             out[axis] = label

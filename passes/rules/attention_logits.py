@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
-from jaxpress.passes.rules.axis_parts import Labels, Part, inverse, regrouped
+from jaxpress.passes.rules.axis_parts import Labels, inverse, regrouped
 from jaxpress.passes.rules.axis_tracking import Axes, axes_before, constant, spread
 from jaxpress.passes.rules.raise_log_softmax import log_softmax_at
 from jaxpress.passes.rules.raise_softmax import softmax_at
@@ -46,8 +46,8 @@ class Term(NamedTuple):
       value: the factor, the bias, or the condition.
       number: the scale, what masked logits become, or what is added to them.
       negated: divided by the factor; the bias is taken away; masked is where the condition holds.
-      axes: for each axis of ``value``, the axis of the product along which it runs, or the part
-        of it.
+      axes: for each axis of ``value``, the axis of the product along which it runs, the part of
+        it, or several joined.
       dtype: of the logits after it.
     """
 
@@ -64,13 +64,14 @@ class Logits(NamedTuple):
 
     Attributes:
       product: the ``dot_general``.
-      axes: for each axis of the softmax's operand, the axis of the product.
+      axes: for each axis of the softmax's operand, the axis of the product, the part of it, or
+        those joined in it.
       terms: what is done in between, first to last.
       nodes: the operations in between, the last one first.
     """
 
     product: Node
-    axes: Axes
+    axes: Labels
     terms: tuple[Term, ...]
     nodes: tuple[Node, ...]
 
@@ -252,11 +253,7 @@ def logits_behind(state: State, x: Value) -> Logits | None:
                 )
             )
     nodes = tuple(n for s in steps for n in (s.node, *s.beside))
-    whole = tuple([a for a in axes if not isinstance(a, Part)])
-    if len(whole) < len(axes):
-        state.fail("the softmax is of logits whose axes are cut", product)
-        return None
-    return Logits(product, whole, tuple(terms), nodes)
+    return Logits(product, axes, tuple(terms), nodes)
 
 
 def _walk(view: View, value: Value, budget: list[int]) -> list[_Step] | None:

@@ -25,8 +25,8 @@ class Added(NamedTuple):
     Attributes:
       value: a bias; or a condition where ``shift`` is given.
       factor: what the bias is multiplied with.
-      axes: for each axis of ``value``, the axis of the product along which it runs, or the part
-        of it.
+      axes: for each axis of ``value``, the axis of the product along which it runs, the part of
+        it, or several joined.
       shift: the number that is added where the condition does not hold.
       negated: it is added where the condition holds.
     """

@@ -13,12 +13,13 @@ import numpy as np
 from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.attention_bands import Leaf, take_apart
 from jaxpress.passes.rules.attention_logits import Softmax, softmax_behind
-from jaxpress.passes.rules.axis_tracking import REARRANGING, Axes, constant, spread
+from jaxpress.passes.rules.axis_parts import Labels, regrouped, through
+from jaxpress.passes.rules.axis_tracking import REARRANGING, constant, spread
 from jaxpress.passes.view import View
 
 __all__ = ["Dropped", "Weights", "Zeroed", "masks_of", "product_ahead", "weights_behind"]
 
-_MAX_STEPS = 6
+_MAX_STEPS = 8
 _ON_THE_WAY = ("convert_element_type", "select_n", "dropout")
 
 
@@ -28,12 +29,12 @@ class Zeroed(NamedTuple):
     Attributes:
       condition: of the weights' rank.
       negated: they are where it holds; otherwise where it does not.
-      axes: for each axis of the condition, that of the softmax.
+      axes: for each axis of the condition, that of the softmax, or the part of it.
     """
 
     condition: Value
     negated: bool
-    axes: Axes
+    axes: Labels
 
 
 class Dropped(NamedTuple):
@@ -41,11 +42,11 @@ class Dropped(NamedTuple):
 
     Attributes:
       node: the ``dropout``.
-      axes: for each axis of its operand, that of the softmax.
+      axes: for each axis of its operand, that of the softmax, or the part of it.
     """
 
     node: Node
-    axes: Axes
+    axes: Labels
 
 
 class Weights(NamedTuple):
@@ -53,14 +54,15 @@ class Weights(NamedTuple):
 
     Attributes:
       softmax: what they come from.
-      axes: for each of their axes in the product with the values, that of the softmax.
+      axes: for each of their axes in the product with the values, that of the softmax, or the
+        part of it.
       zeroed: where they are set to 0.
       dropped: how they are dropped after that, if they are.
       nodes: the operations in between, the last one first.
     """
 
     softmax: Softmax
-    axes: Axes
+    axes: Labels
     zeroed: tuple[Zeroed, ...]
     dropped: Dropped | None
     nodes: tuple[Node, ...]
@@ -70,16 +72,26 @@ def weights_behind(view: View, value: Value) -> Weights | None:
     """The softmax that makes an operand of a product, and what is done to it on the way."""
     nodes: list[Node] = []
     # The operand itself first, then conditions: each with its axes in those of ``value``.
-    axes: list[Axes] = [tuple(range(value.ndim))]
+    axes: list[Labels] = [tuple(range(value.ndim))]
     conditions: list[tuple[Value, bool]] = []
     dropout: Node | None = None
     softmax: Softmax | None = None
     for _ in range(_MAX_STEPS):
         behind = spread(view, value, broadcasts=False, also=_conversion(view))
-        axes = [tuple([None if a is None else behind.axes[a] for a in one]) for one in axes]
         nodes += behind.nodes
         value = behind.source
         node = view.producer(value)
+        rearranged: list[Labels | None] = [through(one, behind.axes) for one in axes]
+        cut = None if node is None else _regrouping(view, node)
+        if node is not None and cut is not None:
+            rearranged = [None if one is None else through(one, cut) for one in rearranged]
+            nodes.append(node)
+            value = view.inputs(node)[0]
+        axes = [one for one in rearranged if one is not None]
+        if len(axes) < len(rearranged):
+            return None
+        if cut is not None:
+            continue
         softmax = softmax_behind(view, value)
         if softmax is not None or node is None:
             break
@@ -111,6 +123,14 @@ def _conversion(view: View) -> Any:
     return lambda n: view.inputs(n)[0] if n.op == "convert_element_type" else None
 
 
+def _regrouping(view: View, node: Node) -> Labels | None:
+    """For each axis of a reshape's result, that of its operand, or the part of it."""
+    if node.op != "reshape" or node.params.get("dimensions") is not None:
+        return None
+    before = view.inputs(node)[0]
+    return regrouped(tuple(range(before.ndim)), before.shape, node.output.shape)
+
+
 def _zeroing(view: View, node: Node) -> tuple[Value, Value, bool] | None:
     """``where(condition, data, 0)``: data, condition, and whether 0 is where it holds."""
     if node.op != "select_n" or len(view.inputs(node)) != 3:
@@ -140,30 +160,27 @@ def product_ahead(view: View, node: Node) -> Node | None:
 
 
 def masks_of(
-    view: View, weights: Weights, axes: Axes, leaves: Sequence[Leaf], keys: tuple[int, ...]
+    view: View, weights: Weights, axes: Labels, leaves: Sequence[Leaf], keys: tuple[int, ...]
 ) -> list[Leaf] | str | None:
     """The masks that leave keys out entirely; ``None`` where there are none.
 
     Args:
       view: the graph.
       weights: the weights.
-      axes: for each axis of the softmax, the axis of the product of queries and keys.
+      axes: for each axis of the softmax, the axis of the product of queries and keys, or those
+        joined in it.
       leaves: the masks of the logits, which hold before the softmax.
       keys: the axes of that product along which keys run.
 
     Returns:
       What the masks are, if the weights are 0 just where the logits are masked; a reason if not.
     """
-    found = [
-        take_apart(
-            view,
-            z.condition,
-            tuple([None if a is None else axes[a] for a in z.axes]),
-            z.negated,
-            keys,
-        )
-        for z in weights.zeroed
-    ]
+    found: list[list[Leaf]] = []
+    for z in weights.zeroed:
+        labels = through(z.axes, axes)
+        if labels is None:
+            return "weights whose axes are mixed are set to 0"
+        found.append(take_apart(view, z.condition, labels, z.negated, keys))
     where = weights.softmax.where
     if where is not None:
         if where.ndim != len(axes):

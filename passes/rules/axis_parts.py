@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Label", "Labels", "Part", "inverse", "regrouped"]
+__all__ = ["Joined", "Label", "Labels", "Part", "inverse", "regrouped", "through"]
 
 
 class Part(NamedTuple):
@@ -22,7 +22,19 @@ class Part(NamedTuple):
     sizes: tuple[Any, ...]
 
 
-Label = int | Part | None
+class Joined(NamedTuple):
+    """Several axes that became one.
+
+    Attributes:
+      axes: their labels, the slowest one first.
+      sizes: of each.
+    """
+
+    axes: tuple[int, ...]
+    sizes: tuple[Any, ...]
+
+
+Label = int | Part | Joined | None
 Labels = tuple[Label, ...]
 
 
@@ -38,6 +50,35 @@ def inverse(axes: Sequence[int | None], labels: Labels, shape: Sequence[Any]) ->
     for label, axis in zip(labels, axes, strict=True):
         if axis is not None and shape[axis] != 1:
             out[axis] = label
+    return tuple(out)
+
+
+def through(labels: Labels, before: Labels) -> Labels | None:
+    """Labels that name axes which have labels themselves; ``None`` where both cut or join.
+
+    Args:
+      labels: of axes, each a place in ``before`` or made of such.
+      before: the labels at those places.
+    """
+    out: list[Label] = []
+    for label in labels:
+        if label is None or isinstance(label, int):
+            out.append(None if label is None else before[label])
+            continue
+        if isinstance(label, Part):
+            whole = before[label.axis]
+            if isinstance(whole, int):
+                out.append(label._replace(axis=whole))
+            elif isinstance(whole, Joined) and whole.sizes == label.sizes:
+                out.append(whole.axes[label.index])
+            else:
+                return None
+            continue
+        whole = [before[a] for a in label.axes]
+        joined = _joined(whole, label.sizes)
+        if joined is None:
+            return None
+        out.append(joined)
     return tuple(out)
 
 
@@ -62,8 +103,11 @@ def regrouped(labels: Labels, before: Sequence[Any], after: Sequence[Any]) -> La
             j += 1
         else:
             run = _run(before[i:], after[j:])
-            named = None if run is None else _named(labels[i : i + run[0]], after[j : j + run[1]])
-            if run is None or named is None:
+            if run is None:
+                return None
+            these = slice(i, i + run[0])
+            named = _named(labels[these], before[these], after[j : j + run[1]])
+            if named is None:
                 return None
             out += named
             i, j = i + run[0], j + run[1]
@@ -91,18 +135,34 @@ def _run(before: Sequence[Any], after: Sequence[Any]) -> tuple[int, int] | None:
     return i, j
 
 
-def _named(labels: Labels, after: Sequence[Any]) -> list[Label] | None:
+def _named(labels: Labels, before: Sequence[Any], after: Sequence[Any]) -> list[Label] | None:
     """Labels of one run of axes that became another."""
     if len(labels) == 1:
         (label,) = labels
-        if not isinstance(label, int):
-            return None
         sizes = tuple([n for n in after if n != 1])
-        parts = iter([Part(label, i, sizes) for i in range(len(sizes))])
-        return [None if n == 1 else next(parts) for n in after]
-    parts = [label for label in labels if label is not None]
-    first = parts[0]
-    if len(after) != 1 or not isinstance(first, Part):
+        parts: Iterator[Label]
+        if isinstance(label, Joined):
+            parts = iter(label.axes if sizes == label.sizes else ())
+        elif isinstance(label, int):
+            parts = iter([Part(label, i, sizes) for i in range(len(sizes))])
+        else:
+            return None
+        named: list[Label] = [None if n == 1 else next(parts, None) for n in after]
+        return named if named.count(None) == len(after) - len(sizes) else None
+    several = [label for label, n in zip(labels, before, strict=True) if n != 1]
+    if len(after) != 1:
+        return None
+    joined = _joined(several, tuple([n for n in before if n != 1]))
+    return None if joined is None else [joined]
+
+
+def _joined(labels: Sequence[Label], sizes: tuple[Any, ...]) -> Label:
+    """The label of axes that become one; ``None`` where they have none together."""
+    axes = tuple([label for label in labels if isinstance(label, int)])
+    if len(axes) == len(labels):
+        return Joined(axes, sizes)
+    first = labels[0]
+    if not isinstance(first, Part):
         return None
     whole = [Part(first.axis, i, first.sizes) for i in range(len(first.sizes))]
-    return [first.axis] if parts == whole else None
+    return first.axis if list(labels) == whole else None

@@ -10,6 +10,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.axis_tracking import arrange, spread
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
 __all__ = ["MOVE_RULES", "is_plain"]
@@ -202,17 +203,31 @@ def _pad(x: Any, number: Any, *, match: Match) -> Any:
 PAD_TWICE = Rule("pad_twice", _PadTwice(), _pad)
 
 
-def _same_dimensions(match: Match) -> str | None:
-    a, b = match.root.params["dimensions"], match.nodes["inner"].params["dimensions"]
-    return None if sorted(a) == sorted(b) else "the two turn other axes round"
+class _ReverseTwice:
+    names = frozenset({"rev"})
+    size = 2
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        behind = spread(view, view.inputs(node)[0], broadcasts=False)
+        inner = view.producer(behind.source)
+        if inner is None or inner.op != "rev":
+            state.fail("it reverses nothing that is reversed", node)
+            return None
+        turned = {behind.axes[a] for a in _ints(node.params["dimensions"])}
+        if turned != set(_ints(inner.params["dimensions"])):
+            state.fail("the two turn other axes round", node)
+            return None
+        matched = (*behind.nodes, inner)
+        info = {"axes": behind.axes}
+        return Match(view, node, {"x": view.inputs(inner)[0]}, matched=matched, info=info)
 
 
-# rev(rev(x)) -> x
+# rev(rev(x)) -> x; rev(transpose(rev(x))) -> transpose(x)
 REVERSE_TWICE = Rule(
     "reverse_twice",
-    op("rev", op("rev", any_value("x"), name="inner")),
-    lambda x: x,
-    _same_dimensions,
+    _ReverseTwice(),
+    lambda x, *, match: arrange(x, match.info["axes"]),
     shared=True,
 )
 

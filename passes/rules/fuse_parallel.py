@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from jaxpress import nnops
 from jaxpress.capture import Graph, Node, Value
 from jaxpress.capture.edit import Editor
 from jaxpress.capture.flops import known
@@ -44,8 +45,9 @@ def fuse_parallel(
     They must agree in all but their features: the equation of ``einsum_dense`` and all axes of the
     weights but one; strides, padding, dilation, layout, window and activation of ``conv``, whose
     results are too large to go through once more. Other activations that differ follow the cut;
-    where some have no bias, it is zero. Ops with a residual, grouped and transposed convolutions,
-    and those mapped over several weights stay as they are.
+    where some have no bias, it is zero. Two of which one gates the other end in ``glu``. Ops with
+    a residual, grouped and transposed convolutions, and those mapped over several weights stay as
+    they are.
 
     Args:
       graph: the graph; closed-over constants and ``weight_inputs`` are what is known.
@@ -171,6 +173,7 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
     at_weight, at_result = _weight_axis(first, label), _result_axis(first, label)
     at_bias = _bias_axis(first, label)
     shapes = tuple(bias_shape(node) for node in group)
+    gating = _gating(editor, group, at_result)
     dtype = first.output.dtype
 
     def joined(x: Any, *arrays: Any) -> Any:
@@ -184,6 +187,8 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
             ]
             b = lax.concatenate(pieces, at_bias)
         y = rebind(first, {"x": x, "w": w, "b": b}, activation=shared)
+        if gating is not None:
+            return (nnops.glu(y, axis=at_result - y.ndim),)
         parts, start = [], 0
         for array, activation in zip(arrays, activations, strict=False):
             stop = start + array.shape[at_weight]
@@ -193,21 +198,40 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
         return tuple(parts)
 
     params = tuple(sorted((k, v) for k, v in first.params.items() if k != "operands"))
-    key = (fuse_parallel, first.op, params, has_bias, activations, label, shapes)
+    key = (fuse_parallel, first.op, params, has_bias, activations, label, shapes, gating is None)
     x = operands[0]["x"]
+    ends = group if gating is None else [gating]
+    origin = tuple(dict.fromkeys((*group, *ends)))
     outs, nodes = editor.emit_nodes(
-        joined, (x, *weights, *biases), before=first, like=first, key=key, origin=tuple(group)
+        joined, (x, *weights, *biases), before=first, like=first, key=key, origin=origin
     )
-    for node, out in zip(group, outs, strict=True):
+    for node, out in zip(ends, outs, strict=True):
         editor.substitute(node, [out])
-    replaced = tuple((node.output, out) for node, out in zip(group, outs, strict=True))
+    replaced = tuple((node.output, out) for node, out in zip(ends, outs, strict=True))
     record.append(
         Rewrite(
             "fuse_parallel",
             "fuse_parallel",
             "reassociates",
-            tuple(group),
+            origin,
             tuple(nodes),
             replaced=replaced,
         )
     )
+
+
+# dense(x, v) * dense(x, w, activation=sigmoid) -> glu(dense(x, [v, w]))
+def _gating(editor: Editor, group: list[Node], axis: int) -> Node | None:
+    """The product of two linear ops that nothing else uses, the second one through a sigmoid."""
+    linear, gate = group[0], group[-1]
+    if len(group) != 2 or linear.params["activation"] is not None:
+        return None
+    if gate.params["activation"] != nnops.to_activation("sigmoid"):
+        return None
+    if linear.output.shape[axis] != gate.output.shape[axis]:
+        return None
+    users = editor.users(linear.output)
+    if not users or any(editor.use_count(node.output) != 1 for node in group):
+        return None
+    product = users[0]
+    return product if product.op == "mul" and gate.output in editor.inputs(product) else None

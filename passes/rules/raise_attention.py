@@ -28,6 +28,7 @@ from jaxpress.passes.rules.attention_weights import (
     product_ahead,
     weights_behind,
 )
+from jaxpress.passes.rules.axis_parts import Part, through
 from jaxpress.passes.rules.axis_tracking import REARRANGING, Axes, arrange, complete, spread
 
 __all__ = ["ATTENTION_RULES", "RAISE_ATTENTION", "TIDY_ATTENTION"]
@@ -74,8 +75,11 @@ def _match(state: State, root: Node, side: int, weights: Weights, logits: Logits
     product = product_of(state, logits.product, tuple([logits.axes[a] for a in softmax.axes]))
     if product is None:
         return None
-    axes = tuple([None if a is None else logits.axes[a] for a in weights.axes])
-    weighted = weighted_of(state, root, side, axes, product)
+    labels = through(weights.axes, logits.axes)
+    if labels is None or any(isinstance(a, Part) for a in labels):
+        state.fail("the axes of the weights are not those of the logits", root)
+        return None
+    weighted = weighted_of(state, root, side, labels, product)
     if weighted is None:
         return None
     operands = (product.query, product.key, weighted.value)
@@ -109,8 +113,11 @@ def _match(state: State, root: Node, side: int, weights: Weights, logits: Logits
     params["precision"] = first
     dropped = weights.dropped
     if dropped is not None:
-        axes = tuple([None if a is None else logits.axes[a] for a in dropped.axes])
-        dropped = dropped._replace(axes=axes)
+        labels = through(dropped.axes, logits.axes)
+        if labels is None:
+            state.fail("weights whose axes are mixed are dropped", root)
+            return None
+        dropped = dropped._replace(axes=labels)
     return build_match(state, root, product, weighted, roles, terms, dropped, params)
 
 

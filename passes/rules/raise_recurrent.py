@@ -21,6 +21,7 @@ from jaxpress.passes.rules.recurrent_cells import Cell
 from jaxpress.passes.rules.recurrent_input import with_projection
 from jaxpress.passes.rules.recurrent_operands import data_of, weights_of
 from jaxpress.passes.rules.recurrent_polynomial import Unfit
+from jaxpress.passes.rules.recurrent_reverse import TURN_RECURRENCE
 from jaxpress.passes.rules.recurrent_scan import (
     Recurrent,
     find_recurrent,
@@ -125,4 +126,5 @@ RAISE_GRU = Rule("raise_gru", _ScanPattern("gru"), _raise_scan, numerics="reasso
 # scan(cell, h, xs) -> rnn(xs, h, w_ih, w_hh, b)
 RAISE_RNN = Rule("raise_rnn", _ScanPattern("rnn"), _raise_scan, numerics="reassociates")
 
-RECURRENT_RULES = RuleSet((RAISE_LSTM, RAISE_GRU, RAISE_RNN)) + RECURRENT_CELL_RULES
+RECURRENT_RULES = RuleSet((RAISE_LSTM, RAISE_GRU, RAISE_RNN, TURN_RECURRENCE))
+RECURRENT_RULES += RECURRENT_CELL_RULES

@@ -186,6 +186,21 @@ def window_attention(x, w, wo, table, mask):
     return out.swapaxes(1, 2).reshape(x.shape) @ wo
 
 
+def grouped_attention(x, wq, wkv, wo):
+    """Query heads by their key head in the products, side by side in between (Gemma 2)."""
+    import jax
+    import jax.numpy as jnp
+
+    q = jnp.einsum("btd,ndh->btnh", x, wq).reshape(2, 5, 2, 2, 4)
+    k, v = jnp.einsum("bsd,ckdh->cbskh", x, wkv)
+    logits = jnp.einsum("btkgh,bskh->btkgs", q, k).reshape(2, 5, 4, 5)
+    logits = jnp.tanh(logits / 50) * 50
+    logits = jnp.where(jnp.tril(jnp.ones((5, 5), bool))[:, None], logits, -2.3819763e38)
+    weights = jax.nn.softmax(logits, axis=-1).reshape(2, 5, 2, 2, 5)
+    out = jnp.einsum("btkgs,bskh->btkgh", weights, v).reshape(2, 5, 4, 4)
+    return jnp.einsum("btnh,nhd->btd", out, wo)
+
+
 def lstm(x, w, u, b):
     import jax
     import jax.numpy as jnp
@@ -286,6 +301,11 @@ CASES: dict[str, Case] = {
     "attention, windows": Case(
         of(window_attention, (4, 5, 8), w=(8, 24), wo=(8, 8), table=(3, 2), mask=(2, 5, 5)),
         {"dense": 2, "dot_product_attention": 1},
+        moves=True,
+    ),
+    "attention, grouped": Case(
+        of(grouped_attention, wq=(4, 8, 4), wkv=(2, 2, 8, 4), wo=(4, 4, 8)),
+        {"einsum_dense": 3, "dot_product_attention": 1},
         moves=True,
     ),
     "rotary embedding": Case(of(rotary, (2, 5, 2, 4)), {"rotary_embedding": 1}),

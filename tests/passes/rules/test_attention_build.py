@@ -151,6 +151,107 @@ def test_cuts_that_are_none(change) -> None:
     )
 
 
+APART = (2, 2, 2, 5, 7)
+KEEP = array(2, 4, 1, 7, seed=4) > -1
+JOINED = {
+    # As Gemma has its query heads: those of one key head apart for the products alone.
+    "heads": ((2, 4, 5, 7), KEEP, lambda p: p.reshape(APART)),
+    "batch and heads": ((8, 5, 7), KEEP.reshape(8, 1, 7), lambda p: p.reshape(APART)),
+    "rows": ((40, 7), array(40, 7, seed=4) > -1, lambda p: p.reshape(APART)),
+    "zeroed": ((2, 4, 5, 7), KEEP, lambda p: jnp.where(KEEP, p, 0).reshape(APART)),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_axes_that_are_one_from_product_to_product(name) -> None:
+    shape, keep, after = JOINED[name]
+    q, k, v = array(2, 2, 2, 5, 4), array(2, 2, 7, 4, seed=1), array(2, 2, 7, 3, seed=2)
+    bias = array(*shape, seed=3)
+
+    def fn(q, k, v):
+        w = jnp.einsum("bkgth,bksh->bkgts", q, k).reshape(shape)
+        w = jnp.where(keep, jnp.tanh(w / 5) * 5 + bias, -1e30)
+        return jnp.einsum("bkgts,bksh->bkgth", after(jax.nn.softmax(w)), v)
+
+    node = attention_of(fn, q, k, v)
+    assert [x.shape for x in node.inputs[:4]] == [
+        (2, 5, 4, 4),
+        (2, 7, 2, 4),
+        (2, 7, 2, 3),
+        (2, 4, 5, 7),
+    ]
+    assert node.params["logits_soft_cap"] == 5
+
+
+ONE = (6, 5, 4)  # batch and heads, as models that were written for batched products have them
+
+
+def masked_apart(q, k, v, turn=lambda p: p):
+    w = (q.reshape(ONE) @ k.reshape(6, 7, 4).swapaxes(1, 2)).reshape(2, 3, 5, 7)
+    w = w + array(2, 1, 1, 7)
+    return (turn(jax.nn.softmax(w)).reshape(6, 5, 7) @ v.reshape(6, 7, 3)).reshape(2, 3, 5, 3)
+
+
+def joined_for_values(q, k, v):
+    w = jnp.einsum("bnth,bnsh->bnts", q, k) + array(2, 1, 1, 7)
+    return (jax.nn.softmax(w).reshape(6, 5, 7) @ v.reshape(6, 7, 3)).reshape(2, 3, 5, 3)
+
+
+def rows_for_values(q, k, v):
+    """All heads have the same keys and values."""
+    w = jnp.einsum("bnth,bsh->bnts", q, k[:, 0]) + array(2, 1, 1, 7)
+    return (jax.nn.softmax(w).reshape(2, 15, 7) @ v[:, 0]).reshape(2, 3, 5, 3)
+
+
+OF_HEADS = array(2, 3, 5, 4), array(2, 3, 7, 4, seed=1), array(2, 3, 7, 3, seed=2)
+
+
+@pytest.mark.parametrize("fn", [masked_apart, joined_for_values, rows_for_values])
+def test_batch_and_heads_that_are_one_for_a_product(fn) -> None:
+    node = attention_of(fn, *OF_HEADS)
+    assert node.inputs[3].shape[-3:] == (1, 1, 7)
+
+
+@pytest.mark.parametrize(
+    "turn", [lambda p: p.swapaxes(0, 1), lambda p: p.reshape(3, 2, 5, 7).swapaxes(0, 1)]
+)
+def test_batch_and_heads_that_change_places_stay(turn) -> None:
+    graph = cleanup(trace(lambda *a: masked_apart(*a, turn))(*OF_HEADS))
+    assert not rewrite(graph, ATTENTION_RULES).count()["dot_product_attention"]
+
+
+def test_a_softmax_along_axes_that_became_one() -> None:
+    q, k, v = array(2, 3, 2, 7), array(2, 5, 6, 2, 7, seed=1), array(2, 5, 6, 2, 3, seed=2)
+
+    def fn(q, k, v):
+        w = jnp.einsum("btnh,bklnh->bntkl", q, k).reshape(2, 2, 3, 30)
+        p = jax.nn.softmax(w + array(2, 1, 30)).reshape(2, 2, 3, 5, 6)
+        return jnp.einsum("bntkl,bklnh->btnh", p, v)
+
+    node = attention_of(fn, q, k, v)
+    assert [x.shape for x in node.inputs[:3]] == [(2, 3, 2, 7), (2, 30, 2, 7), (2, 30, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        # Cut in another order, another axis cut, left as one, and zero elsewhere than masked.
+        lambda p: p.reshape(2, 2, 2, 5, 7).swapaxes(1, 2).reshape(2, 2, 2, 5, 7),
+        lambda p: p.reshape(4, 2, 1, 5, 7).reshape(2, 2, 2, 7, 5).swapaxes(-1, -2),
+        lambda p: jnp.where(array(2, 2, 2, 5, 7) > 0, p.reshape(2, 2, 2, 5, 7), 0),
+    ],
+)
+def test_axes_that_are_cut_otherwise_than_they_were_joined(after) -> None:
+    q, k, v = array(2, 2, 2, 5, 4), array(2, 2, 7, 4, seed=1), array(2, 2, 7, 3, seed=2)
+
+    def fn(q, k, v):
+        w = jnp.einsum("bkgth,bksh->bkgts", q, k).reshape(2, 4, 5, 7)
+        return jnp.einsum("bkgts,bksh->bkgth", after(jax.nn.softmax(w)), v)
+
+    graph = cleanup(trace(fn)(q, k, v))
+    assert not rewrite(graph, ATTENTION_RULES).count()["dot_product_attention"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -167,7 +268,14 @@ def test_cuts_that_are_none(change) -> None:
             .reshape(3, 2, 4, 6, 6)
             + array(2, 1, 1, 6)
         ).reshape(6, 4, 6, 6),
-        lambda w: (w.reshape(24, 6, 6) + array(24, 1, 6)).reshape(6, 4, 6, 6),
+        # What was joined is cut otherwise, or cut as well.
+        lambda w: (w.reshape(24, 6, 6) + array(24, 1, 6)).reshape(4, 6, 6, 6).swapaxes(0, 1),
+        lambda w: (
+            (2 * (w.reshape(2, 3, 4, 6, 6) + array(3, 1, 1, 6)).reshape(6, 4, 6, 6)).reshape(
+                24, 6, 6
+            )
+            + array(24, 1, 6)
+        ).reshape(6, 4, 6, 6),
     ],
 )
 def test_logits_cut_along_other_axes_stay(change) -> None:

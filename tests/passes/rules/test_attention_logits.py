@@ -130,7 +130,7 @@ def test_a_shift_under_a_condition() -> None:
         lambda w: jnp.broadcast_to(w[:, :1], w.shape),
         lambda w: w * 0.0,
         lambda w: w * np.nan,
-        lambda w: w.reshape(2, 15),
+        lambda w: w.reshape(15, 2),
         lambda w: jnp.where(w > 0, w, jnp.nan),
         lambda w: w.sum(0),
     ],

@@ -158,7 +158,14 @@ def test_padding() -> None:
 def test_turning_round_twice() -> None:
     same("reverse_twice", lambda x: lax.rev(lax.rev(lax.sin(x), (0, 1)), (1, 0)), X,
          left={"sin": 1})  # fmt: skip
-    assert_refuses(RULES["reverse_twice"], lambda x: lax.rev(lax.rev(x, (0,)), (1,)), X)
+    same("reverse_twice", lambda x: lax.rev(lax.rev(lax.sin(x), (0,)).T[None], (2,)), X,
+         left={"sin": 1, "transpose": 1, "broadcast_in_dim": 1})  # fmt: skip
+    for fn in (
+        lambda x: lax.rev(lax.rev(x, (0,)), (1,)),
+        lambda x: lax.rev(lax.rev(x, (0,)).T, (0,)),
+        lambda x: lax.rev(lax.rev(x, (0,)).reshape(-1), (0,)),
+    ):
+        assert_refuses(RULES["reverse_twice"], fn, X)
 
 
 def test_broadcasts_of_broadcasts() -> None:

@@ -96,6 +96,53 @@ def test_a_gate_and_what_it_gates() -> None:
     assert new.find("dense")[0].params["activation"] is None
 
 
+def by_sigmoid(x, w=W[1], first=False):
+    """What is gated, and its gate; which of them is computed first."""
+    gate = nnops.dense(x, w, activation="sigmoid") if first else None
+    y = nnops.dense(x, W[0], B[0])
+    return y, nnops.dense(x, w, activation="sigmoid") if gate is None else gate
+
+
+def gated(y, gate):
+    return jnp.sin(y * gate)
+
+
+def gated_heads(x):
+    a, b = (array(6, 4, 2, seed=i) for i in range(2))
+    y = nnops.einsum_dense(x, a, equation="btd,dhk->bthk")
+    return y * nnops.einsum_dense(x, b, equation="btd,dhk->bthk", activation="sigmoid")
+
+
+@pytest.mark.parametrize(
+    "fn, op", [(lambda x: gated(*by_sigmoid(x)), "dense"), (gated_heads, "einsum_dense")]
+)
+def test_what_a_sigmoid_gates(fn, op) -> None:
+    fused(fn, X, after={op: 1, "glu": 1, "sigmoid": 0, "slice": 0})
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        # The gate comes first, is narrower, or one of the two is needed by others.
+        lambda x: gated(*by_sigmoid(x, first=True)),
+        lambda x: gated(*by_sigmoid(x, W[1][:, :1])),
+        lambda x: (y := by_sigmoid(x)) and (gated(*y), y[0]),
+        lambda x: (y := by_sigmoid(x)) and (gated(*y), jnp.sin(y[1])),
+        lambda x: (y := by_sigmoid(x)) and y[0] + y[1],
+    ],
+)
+def test_what_is_no_gate(fn) -> None:
+    fused(fn, X, after={"dense": 1, "glu": 0, "sigmoid": 1})
+
+
+@pytest.mark.parametrize("preset", ["default", "inference"])
+def test_a_gate_settles_at_once(preset) -> None:
+    fn = lambda x: (x @ W[0] + B[0]) * jax.nn.sigmoid(x @ W[1])  # noqa: E731
+    graph = getattr(passes, preset)(trace(fn)(X))
+    assert graph.count() == {"dense": 1, "glu": 1}
+    assert not getattr(passes, preset).run(graph)[1].rewrites
+
+
 def test_one_activation_stays_where_it_is() -> None:
     fn = lambda x: [nnops.dense(x, w, activation="relu") for w in W]  # noqa: E731
     new = fused(fn, X, after={"dense": 1, "relu": 0})
