@@ -104,6 +104,9 @@ CASES: dict[str, Case] = {
     "power": Case(lambda x: lax.pow(x, lax.full_like(x, 2.0)), (X,), lambda x: lax.pow(x, x)),
     "reduce_one": Case(lambda x: x[:, :1].max(1), (X,), lambda x: x.max(1)),
     "sum_of_one": Case(lambda x: x[:, :1].sum(1), (X,), lambda x: x.sum(1)),
+    "sum_from_zero": Case(
+        lambda x, y: sum([jnp.sin(x), y]), (X, Y), lambda x, y: jnp.sin(x) + y + 0.0
+    ),
     "regular_gather": Case(
         lambda x: jax.image.resize(x, (6, 4), "nearest")[:, jnp.arange(3, -1, -2)],
         (X,),
@@ -199,6 +202,11 @@ CASES: dict[str, Case] = {
         lambda x: nnops.batch_norm(image_conv(x) + nnops.conv(x, POINT), KB, KS),
         (IMAGE,),
         lambda x: nnops.batch_norm(image_conv(x) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
+    ),
+    "fold_product": Case(
+        lambda x: image_conv(x) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
+        (IMAGE,),
+        lambda x: jnp.sin(image_conv(x)) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
     ),
     "fold_padded_norm": Case(
         lambda x: nnops.batch_norm(lax.pad(image_conv(x), 0.0, AROUND), KB, KS),
