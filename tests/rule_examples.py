@@ -43,6 +43,7 @@ __all__ = ["CASES", "TESTED_ELSEWHERE", "Case"]
 # No function can be traced to a conversion to the type that is there: tracing leaves it out.
 TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
 
+EVEN = array(4, 6)
 AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 
 CASES: dict[str, Case] = {
@@ -207,6 +208,13 @@ CASES: dict[str, Case] = {
         lambda x: image_conv(x) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
         (IMAGE,),
         lambda x: jnp.sin(image_conv(x)) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
+    ),
+    "fold_part": Case(
+        lambda x: (lambda a, b: b * (1.0 + a[:, None])[:, 0])(
+            *jnp.split(nnops.dense(x, array(4, 6)), 2, 1)
+        ),
+        (X,),
+        lambda x: (lambda a, b: a * (1.0 + a) * b)(*jnp.split(nnops.dense(x, array(4, 6)), 2, 1)),
     ),
     "fold_padded_norm": Case(
         lambda x: nnops.batch_norm(lax.pad(image_conv(x), 0.0, AROUND), KB, KS),
