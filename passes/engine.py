@@ -22,10 +22,11 @@ MAX_GENERATIONS = 64
 MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
-# What moves elements, treats all alike or joins them, and how many in a row patterns look past.
-MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"}) | frozenset(
-    {"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub"}
-)
+# What moves or repeats elements, treats all alike, parts or joins them, and how many in a row
+# patterns look past.
+MOVES = frozenset(
+    {"reshape", "squeeze", "expand_dims", "transpose", "copy", "broadcast_in_dim"}
+) | frozenset({"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub", "split"})
 MAX_MOVES = 4
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.
@@ -228,7 +229,7 @@ def _readers(editor: Editor, value: Value) -> list[Node]:
     found = list(editor.users(value))
     moved = [node for node in found if node.op in MOVES]
     for _ in range(MAX_MOVES):
-        users = [user for node in moved for user in editor.users(node.output)]
+        users = [user for node in moved for v in node.outputs for user in editor.users(v)]
         found.extend(users)
         moved = [node for node in users if node.op in MOVES]
     return found

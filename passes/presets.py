@@ -27,6 +27,7 @@ from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_branches import FOLD_BRANCHES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
+from jaxpress.passes.rules.fold_part import FOLD_PART
 from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
 from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
@@ -119,6 +120,7 @@ fold_batch_norm = Pass(
     + FOLD_SPLIT_RULES
     + FOLD_BEFORE_RULES
     + FOLD_SHIFTED
+    + FOLD_PART
     + FOLD_CHAIN_RULES
     + FOLD_BRANCHES
     + FUSE_PAD_RULES,

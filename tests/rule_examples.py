@@ -43,6 +43,7 @@ __all__ = ["CASES", "TESTED_ELSEWHERE", "Case"]
 # No function can be traced to a conversion to the type that is there: tracing leaves it out.
 TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
 
+EVEN = array(4, 6)
 AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 
 CASES: dict[str, Case] = {
@@ -102,6 +103,9 @@ CASES: dict[str, Case] = {
     "power": Case(lambda x: lax.pow(x, lax.full_like(x, 2.0)), (X,), lambda x: lax.pow(x, x)),
     "reduce_one": Case(lambda x: x[:, :1].max(1), (X,), lambda x: x.max(1)),
     "sum_of_one": Case(lambda x: x[:, :1].sum(1), (X,), lambda x: x.sum(1)),
+    "sum_from_zero": Case(
+        lambda x, y: sum([jnp.sin(x), y]), (X, Y), lambda x, y: jnp.sin(x) + y + 0.0
+    ),
     "regular_gather": Case(
         lambda x: jax.image.resize(x, (6, 4), "nearest")[:, jnp.arange(3, -1, -2)],
         (X,),
@@ -207,6 +211,18 @@ CASES: dict[str, Case] = {
         lambda x: nnops.batch_norm(image_conv(x) + nnops.conv(x, POINT), KB, KS),
         (IMAGE,),
         lambda x: nnops.batch_norm(image_conv(x) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
+    ),
+    "fold_product": Case(
+        lambda x: image_conv(x) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
+        (IMAGE,),
+        lambda x: jnp.sin(image_conv(x)) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
+    ),
+    "fold_part": Case(
+        lambda x: (lambda a, b: b * (1.0 + a[:, None])[:, 0])(
+            *jnp.split(nnops.dense(x, array(4, 6)), 2, 1)
+        ),
+        (X,),
+        lambda x: (lambda a, b: a * (1.0 + a) * b)(*jnp.split(nnops.dense(x, array(4, 6)), 2, 1)),
     ),
     "fold_padded_norm": Case(
         lambda x: nnops.batch_norm(lax.pad(image_conv(x), 0.0, AROUND), KB, KS),

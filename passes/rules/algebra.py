@@ -1,4 +1,4 @@
-"""Roots, powers, and sums over one element: fewer operations, or cheaper ones.
+"""Roots, powers, and sums over one element or from zero: fewer operations, or cheaper ones.
 
 These come after raising, which knows people's spellings as they are.
 """
@@ -142,4 +142,21 @@ SUM_OF_ONE = Rule(
     numerics="reassociates",
 )
 
-ALGEBRA_RULES = RuleSet((RECIPROCAL_ROOT, DIVIDE_BY_ROOT, POWER, REDUCE_ONE, SUM_OF_ONE))
+
+def _one_shape(match: Match) -> str | None:
+    same = match["x"].shape == match.nodes["start"].output.shape
+    return _floats(match) or (None if same else "it broadcasts")
+
+
+# (0 + x) + y -> x + y, as sum([x, y]) has it: minus zero twice stays minus zero
+SUM_FROM_ZERO = Rule(
+    "sum_from_zero",
+    op("add", op("add", 0, any_value("x"), name="start"), any_value("y")),
+    lambda x, y: lax.add(x, y),
+    _one_shape,
+    numerics="reassociates",
+)
+
+ALGEBRA_RULES = RuleSet(
+    (RECIPROCAL_ROOT, DIVIDE_BY_ROOT, POWER, REDUCE_ONE, SUM_OF_ONE, SUM_FROM_ZERO)
+)

@@ -28,7 +28,7 @@ from jaxpress.passes.rules.weights import (
     spread_of,
     work_dtype,
 )
-from jaxpress.passes.view import View
+from jaxpress.passes.view import View, scalar_value
 
 __all__ = ["FOLD_CHAIN_RULES", "product_loses"]
 
@@ -261,7 +261,7 @@ class _TwoInARow:
         if not all(set(varies) <= set(axes) for _, varies in parts):
             state.fail("the two run along different axes", node)
             return None
-        if not axes and any(s.ndim == 0 for s, _ in parts):
+        if not axes and all(scalar_value(view, v) is not None for v in (s, t)):
             state.fail("two numbers in the program say what they mean", node)
             return None
         reason = _overflows(view, node.output.dtype, (inner.op, s), (node.op, t))

@@ -39,6 +39,7 @@ from jaxpress.passes.view import View
 
 __all__ = [
     "FOLD_PADDED_NORM",
+    "FOLD_PRODUCT",
     "FOLD_SPLIT",
     "FOLD_SPLIT_RULES",
     "FOLD_SUM",
@@ -148,19 +149,21 @@ class _AffineOfSum:
         if not sums or view.is_known(node.output):
             state.fail("it is of no sum, or of weights alone", node)
             return None
-        affine = self._norm(state, node) if node.op == "batch_norm" else self._known(state, node)
+        affine = self._norm(state, node) if node.op == "batch_norm" else _known(state, node)
         if affine is None:
             return None
         x, along, known, scale = affine
         if x not in sums or x.dtype != node.output.dtype:
             state.fail("it is of no sum, or of one in another dtype", node)
             return None
-        parts = parts_of(state, x, node)
+        parts = parts_of(state, x, node, broadcasts=node.op in _SUMS)
         if parts is None:
             return None
         leaves, inner = parts
         shifts, first = node.op not in ("mul", "div"), None
         for i, (leaf, user) in enumerate(leaves):
+            if leaf.shape != x.shape:  # a shift may have to be larger than that
+                continue
             # One has to be shifted: whichever can be.
             taken = _takes(state, leaf, user, along, known, scale, shifts and first is None)
             if not taken and shifts and first is None and node.op == "batch_norm":
@@ -190,23 +193,25 @@ class _AffineOfSum:
         axis = node.params["axis"] % node.output.ndim
         return norm["x"], {axis}, known, norm_scale(state.view, node, norm)[1]
 
-    def _known(self, state: State, node: Node) -> Any:
-        view = state.view
-        a, b = view.inputs(node)
-        if view.is_known(a) and node.op in ("mul", "add"):
-            a, b = b, a
-        if view.is_known(a) or not view.is_known(b):
-            state.fail("it is with nothing that is known before the data", node)
-            return None
-        if b.dtype != a.dtype or a.shape != node.output.shape or b.ndim not in (0, a.ndim):
-            state.fail("it broadcasts the sum", node)
-            return None
-        scale = scale_of(view, node, b) if node.op in ("mul", "div") else None
-        return a, set(spread_of(view, b)[1]), {"other": b}, scale
+
+def _known(state: State, node: Node) -> Any:
+    """Data and something known: the data, where that varies, its operand, and the scale it is."""
+    view = state.view
+    a, b = view.inputs(node)
+    if view.is_known(a) and node.op in ("mul", "add"):
+        a, b = b, a
+    if view.is_known(a) or not view.is_known(b):
+        state.fail("it is with nothing that is known before the data", node)
+        return None
+    if b.dtype != a.dtype or a.shape != node.output.shape or b.ndim not in (0, a.ndim):
+        state.fail("it broadcasts the sum", node)
+        return None
+    scale = scale_of(view, node, b) if node.op in ("mul", "div") else None
+    return a, set(spread_of(view, b)[1]), {"other": b}, scale
 
 
 def parts_of(
-    state: State, total: Value, user: Node, whole: bool = False
+    state: State, total: Value, user: Node, whole: bool = False, broadcasts: bool = False
 ) -> tuple[list[tuple[Value, Node]], list[Node]] | None:
     """What is summed, each with the sum that takes it, and the sums; ``None`` where one stays.
 
@@ -215,6 +220,7 @@ def parts_of(
       total: the sum.
       user: who takes it, for itself alone; its maker, where it is ``whole``.
       whole: whether the sum as it is will be replaced, so that anybody may use it.
+      broadcasts: whether parts may be of a smaller shape, which the sum spreads out.
     """
     view = state.view
     leaves: list[tuple[Value, Node]] = []
@@ -225,10 +231,12 @@ def parts_of(
         node = view.producer(value)
         own = view.use_count(value) == 1 and view.inputs(user).count(value) == 1
         own = own or (whole and value is total)
-        if node is None or node.op not in _SUMS or not own:
+        spread = broadcasts and value.shape != total.shape
+        if node is None or node.op not in _SUMS or not own or spread:
             leaves.append((value, user))
             continue
-        if value.shape != total.shape or any(v.shape != total.shape for v in view.inputs(node)):
+        narrow = any(v.shape != total.shape for v in view.inputs(node))
+        if value.shape != total.shape or (narrow and not broadcasts):
             state.fail("a sum broadcasts", node)
             return None
         if not jnp.issubdtype(value.dtype, jnp.floating) or len(inner) == MAX_PARTS:
@@ -306,6 +314,45 @@ def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
 FOLD_SUM = Rule("fold_sum", _AffineOfSum(), _split_sum, numerics="reassociates")
 
 
+class _ScaleOfProduct:
+    """A product of a linear op and data, times or divided by something known: as a gate has it."""
+
+    names = frozenset({"mul", "div"})
+    size = 3
+
+    def find(self, state: State, node: Node) -> Match | None:
+        view = state.view
+        affine = _known(state, node)
+        if affine is None:
+            return None
+        x, along, known, scale = affine
+        product = view.producer(x)
+        if product is None or product.op != "mul" or x.dtype != node.output.dtype:
+            state.fail("it is of no product, or of one in another dtype", node)
+            return None
+        factors = view.inputs(product)
+        if view.use_count(x) != 1 or any(map(view.is_known, factors)):
+            state.fail("the product is used elsewhere, or of something known", node)
+            return None
+        for i, factor in enumerate(factors):
+            if factor.shape != x.shape:
+                state.fail("the product spreads it out", product)
+            elif _takes(state, factor, product, along, known, scale, shifts=False):
+                values = {"linear": factor, "data": factors[1 - i]} | known
+                return Match(view, node, values, {}, (product,), {"first": i == 0})
+        return None
+
+
+def _scale_factor(linear: Any, data: Any, other: Any, *, match: Match) -> Any:
+    apply = lax.mul if match.root.op == "mul" else lax.div
+    linear = apply(linear, jnp.broadcast_to(other, linear.shape))
+    return lax.mul(linear, data) if match.info["first"] else lax.mul(data, linear)
+
+
+# conv(x, w) * y * s -> conv(x, w) * s * y
+FOLD_PRODUCT = Rule("fold_product", _ScaleOfProduct(), _scale_factor, numerics="reassociates")
+
+
 class _NormAfterPadding:
     """``batch_norm(pad(linear))``: the padded zeros are scaled and shifted like all else."""
 
@@ -354,4 +401,4 @@ FOLD_PADDED_NORM = Rule(
     "fold_padded_norm", _NormAfterPadding(), _scale_through_padding, numerics="reassociates"
 )
 
-FOLD_SPLIT_RULES = RuleSet((FOLD_SPLIT, FOLD_SUM, FOLD_PADDED_NORM))
+FOLD_SPLIT_RULES = RuleSet((FOLD_SPLIT, FOLD_SUM, FOLD_PRODUCT, FOLD_PADDED_NORM))

@@ -55,7 +55,9 @@ def counted(view: View, value: Value) -> np.ndarray | None:
         found = _counted(view, value, 0, {}, wide=False)
         again = None if found is None else _counted(view, value, 0, {}, wide=True)
     # Floats may be rounded in another way where operations are fused: it has to make no difference.
-    return found if again is not None and np.array_equal(again, found) else None
+    if found is None or again is None or not np.array_equal(again, found):
+        return None
+    return found
 
 
 def _counted(

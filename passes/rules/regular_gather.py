@@ -21,11 +21,11 @@ __all__ = ["REGULAR_GATHER"]
 
 
 class _Steps(NamedTuple):
-    """Indices ``start, start + step, ...``, ``count`` of them, and each ``times`` times."""
+    """Indices ``start, start + step, ...``, ``size`` of them, and each ``times`` times."""
 
     start: int
     step: int
-    count: int
+    size: int
     times: int
 
 
@@ -115,9 +115,9 @@ def _is_sharded(value: Any) -> bool:
 
 
 def _take(x: Any, axis: int, steps: _Steps) -> Any:
-    start, step, count, times = steps
-    last = start + step * (count - 1)
-    if (start, step, count) != (0, 1, x.shape[axis]):
+    start, step, size, times = steps
+    last = start + step * (size - 1)
+    if (start, step, size) != (0, 1, x.shape[axis]):
         x = lax.slice_in_dim(x, min(start, last), max(start, last) + 1, abs(step), axis)
     if step < 0:
         x = lax.rev(x, (axis,))

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from helpers import CHW, array, assert_applies, assert_refuses, positive
+from helpers import CHW, array, assert_applies, assert_optimizes, assert_refuses, positive
 from jaxpress import nnops
-from jaxpress.passes import fold_constants
+from jaxpress.passes import default, fold_constants
 from jaxpress.passes.rules.fold_chain import (
     FOLD_CHAIN_RULES,
     FOLD_CONV_CHAIN,
@@ -181,3 +181,9 @@ def test_integers_keep_their_divisions() -> None:
     assert_refuses(FOLD_CHAIN_RULES, lambda x: jnp.floor_divide(x, s), x)
     assert_refuses(FOLD_CHAIN_RULES, lambda x: lax.div(lax.div(x, 0 * x + s), 0 * x + s), x)
     assert_refuses(FOLD_CHAIN_RULES, lambda x: x * s * s, x)
+
+
+@pytest.mark.parametrize(("second", "left"), [(0.5, 2), (jnp.float32(0.5), 1)])
+def test_numbers_of_the_program_stay_apart_and_learned_ones_do_not(second, left) -> None:
+    new = assert_optimizes(default, lambda x: jnp.sin(x) * 2.0 * second, array(3, 4))
+    assert len(new.find("mul")) == left

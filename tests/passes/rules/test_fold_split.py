@@ -8,7 +8,13 @@ from jax import lax
 
 from helpers import array, assert_optimizes, assert_refuses, conv, positive
 from jaxpress import nnops, passes
-from jaxpress.passes.rules.fold_split import FOLD_SPLIT, FOLD_SPLIT_RULES, FOLD_SUM
+from jaxpress.capture import trace
+from jaxpress.passes.rules.fold_split import (
+    FOLD_PRODUCT,
+    FOLD_SPLIT,
+    FOLD_SPLIT_RULES,
+    FOLD_SUM,
+)
 
 # No size tells the channels from the rows, the columns or the batch.
 C = 4
@@ -69,6 +75,52 @@ def test_of_sums_of_biased_convolutions(name) -> None:
         assert not known & set(node.inputs), f"{node!r} is left"
 
 
+# Sums whose other parts are spread out: only the convolution can take in what is known.
+SPREAD = {
+    "distance": lambda y, r: (r[:, :1, :1, :1] - y) + STATS[0],
+    "per example": lambda y, r: STATS[0] + (y + r[:, :1, :1]),
+    "of spread sums": lambda y, r: ((r[:, :1, :1] + r[:, :1, 1:2]) + y) - STATS[2],
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_a_shift_goes_past_what_a_sum_spreads_out(name) -> None:
+    new = assert_optimizes(passes.default, lambda x, r: SPREAD[name](conv(x, W), r), X, X[::-1])
+    known = {*new.constants, *new.prepared}
+    for node in new.find("add") + new.find("sub"):
+        assert not known & set(node.inputs), f"{node!r} is left"
+
+
+def test_a_scale_goes_past_a_gate() -> None:
+    def fn(x, z):
+        gate = nnops.sigmoid(jnp.mean(z, (1, 2), keepdims=True))
+        y = STATS[3] * (gate * (conv(x, W) + STATS[0]) * 2.0)
+        return y / positive(C) * 0.2
+
+    new = assert_optimizes(passes.default, fn, X, X[::-1], absent=("div",))
+    assert len(new.find("mul")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fn", "because"),
+    [
+        (lambda y, r: y * r * STATS[0][:, None], "along the features"),
+        (lambda y, r: y * jnp.sin(y) * STATS[0], "used elsewhere"),
+        (lambda y, r: lax.mul(y[:, :1, :1], r) * STATS[0], "spreads it out"),
+        (lambda y, r: (y * r) * r, "known before the data"),
+        (lambda y, r: nnops.relu(y) * r * STATS[0], ""),
+        (lambda y, r: (r * jnp.sin(r)) * STATS[0], ""),
+    ],
+)
+def test_products_that_keep_their_scale(fn, because) -> None:
+    graph = trace(lambda x, r: fn(conv(x, W), r))(X, X[::-1])
+    assert_refuses(FOLD_PRODUCT, raised(graph), X, X[::-1], because=because)
+
+
+def raised(graph):
+    return passes.raise_ops(passes.inline(graph))
+
+
 # conv -> f -> batch_norm: whether the norm goes as a whole, or leaves its shift behind.
 BETWEEN = {
     "pad": (lambda y: jnp.pad(y, EDGE), True),
@@ -114,7 +166,8 @@ def test_what_changes_the_features_stays(between) -> None:
         lambda y, z: (nnops.relu(y) + nnops.relu(z)) + STATS[1],
         lambda y, z: (lambda s: (s + STATS[1], s))(y + z),
         lambda y, z: (lambda s: s * s)(y + z),
-        lambda y, z: (y * z) * STATS[1],
+        lambda y, z: (y * y) * STATS[1],
+        lambda y, z: (nnops.relu(y) * nnops.relu(z)) * STATS[1],
         lambda y, z: (y + z) * z[0, 0, 0],
         lambda y, z: (y + z) * STATS[1][:, None],
         lambda y, z: (y + z) + array(C, C, C, C),
