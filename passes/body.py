@@ -12,13 +12,13 @@ constant, an initial carry, or a whole array of which the body sees one row at a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxpress.capture import Graph, Literal, Node, PassError, Value
 from jaxpress.capture.template import inline_calls
 from jaxpress.passes.constraints import constraint_of
-from jaxpress.passes.pattern_base import Pattern, State, done
+from jaxpress.passes.pattern_base import Ops, Pattern, State, done, names_of
 from jaxpress.passes.pattern_ops import same_param
 from jaxpress.passes.view import GraphView, View
 
@@ -46,7 +46,7 @@ class Body(Pattern):
 
     def __init__(
         self,
-        names: str | Iterable[str],
+        names: Ops,
         *results: Pattern,
         which: int = 0,
         name: str = "",
@@ -55,7 +55,7 @@ class Body(Pattern):
         output: int = 0,
         **constraints: Any,
     ):
-        self.names = frozenset((names,) if isinstance(names, str) else names)
+        self.names = names_of(names)
         self.results = results
         self.which = which
         self.name = name
@@ -173,7 +173,7 @@ class Body(Pattern):
         return f"{'/'.join(sorted(self.names))}{{{', '.join(map(str, self.results))}}}"
 
 
-def body(names: str | Iterable[str], *results: Pattern, **options: Any) -> Body:
+def body(names: Ops, *results: Pattern, **options: Any) -> Body:
     """An operation whose body's results fit patterns; options are those of :class:`Body`.
 
     >>> from jaxpress.passes.pattern import any_value, op
