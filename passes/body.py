@@ -104,16 +104,25 @@ class Body(Pattern):
             state.bind(state.matched, node, None)
         if self.name and self.name not in state.nodes:
             state.bind(state.nodes, self.name, node)
-        inner = State(GraphView(inside), state.explain)
-        operands = dict(
-            zip(inside.inputs, body_operands(state.view, node, self.which), strict=True)
-        )
+        outside = body_operands(state.view, node, self.which)
+        operands = dict(zip(inside.inputs, outside, strict=True))
+        places = {value: i for i, value in enumerate(inside.inputs)}
+        arguments = getattr(self.results[0], "arrays", ())
+        # Of c + x, either may be the carry: the one that comes first in the body, if that fits.
+        for ordered in (True, False):
+            inner = State(GraphView(inside), state.explain)
 
-        def fits_outside() -> bool:
-            return self._bind(inner, operands, state, node, then)
+            def fits_outside(inner: State = inner, ordered: bool = ordered) -> bool:
+                bound = [inner.values[a] for a in arguments if a in inner.values]
+                taken = [places[value] for value in bound if value in places]
+                if ordered and taken != sorted(taken):
+                    return inner.fail("its arguments are in another order", node)
+                return self._bind(inner, operands, state, node, then)
 
-        if self._match_results(inside, inner, fits_outside):
-            return True
+            if self._match_results(inside, inner, fits_outside):
+                return True
+            if len(arguments) < 2:
+                break
         complete, depth, close = inner.miss[0]
         nearness = (complete, depth + len(state.matched), close)
         if state.explain and nearness > state.miss[0]:
