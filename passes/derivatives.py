@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jaxpress.capture import Graph, Node, PassError
 
-__all__ = ["refuse_differentiated", "runs_backwards"]
+__all__ = ["has_derivatives", "refuse_differentiated", "runs_backwards"]
 
 # JAX notes its transformations in the name stack: forwards "jvp(…)", backwards "transpose(jvp(…))".
 _FORWARDS, _BACKWARDS = "jvp(", "transpose("
@@ -15,6 +15,11 @@ _FORWARDS, _BACKWARDS = "jvp(", "transpose("
 def runs_backwards(node: Node) -> bool:
     """Whether JAX made the node by transposing, as it does for gradients."""
     return _BACKWARDS in node.scope
+
+
+def has_derivatives(graph: Graph) -> bool:
+    """Whether JAX has differentiated a part of the graph."""
+    return any(_FORWARDS in node.scope for node in graph.walk())
 
 
 def refuse_differentiated(graph: Graph, chosen: Callable[[Node], bool], name: str) -> None:
