@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpress.capture import (
     Graph,
+    Literal,
     Node,
     PassError,
     RewriteLoopError,
@@ -20,7 +21,7 @@ from jaxpress.capture import (
     trace,
 )
 from jaxpress.capture.edit import Editor
-from jaxpress.passes import Rule, rewrite
+from jaxpress.passes import Rule, inline, rewrite
 from jaxpress.passes.comparison import as_numpy, tolerance_of
 from jaxpress.passes.example import Example
 from jaxpress.passes.pattern_ops import COMMUTATIVE
@@ -62,12 +63,28 @@ def rewritten(rule: Any, graph: Graph) -> tuple[Graph, list[Rewrite]]:
 
 
 def check_values(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
-    """That the graph's values are the same after the rule."""
+    """That the graph's values are the same after the rule, of the largest integers too."""
     new = rewritten(rule, graph)[0].validate()
-    before, after = (jax.tree_util.tree_leaves(g(*args)) for g in (graph, new))
-    for x, y in zip(before, after, strict=True):
-        if not _agree(x, y, graph):
-            raise VerificationError(f"{rule!r} changes a value of\n{graph}\nof\n{args}:\n{x}\n{y}")
+    for given in (args, _extremes(args)):
+        before, after = (jax.tree_util.tree_leaves(g(*given)) for g in (graph, new))
+        for x, y in zip(before, after, strict=True):
+            if not _agree(x, y, graph):
+                what = f"{rule!r} changes a value of\n{graph}\nof\n{given}"
+                raise VerificationError(f"{what}:\n{x}\n{y}")
+
+
+def _extremes(args: Sequence[Any]) -> Sequence[Any]:
+    """Integers that overflow, in all orders; other arguments as they are."""
+    leaves, structure = jax.tree_util.tree_flatten(args)
+    if not all(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer) for x in leaves):
+        return args
+
+    def change(x: Any, i: int) -> Any:
+        least, most = jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max
+        some = np.roll([least, most, 1, most, least + 1, 2], i)[: x.size]
+        return x.ravel().at[: some.size].set(some.astype(x.dtype)).reshape(x.shape)
+
+    return structure.unflatten([change(jnp.asarray(x), i) for i, x in enumerate(leaves)])
 
 
 def check_second_users(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) -> None:
@@ -101,10 +118,15 @@ def check_mutants(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) 
     """Each operation of the match, in turn, changed a little: no longer what it was."""
     assert graph.signature is not None
     flat = graph.signature.flatten(tuple(args), {})
+    if not set(made.before) <= set(graph.nodes):  # inside a plain call, where nothing is changed
+        graph = inline(graph)
+        again = rewritten(rule, graph)[1]
+        made = again[0] if again else made
     here = set(graph.nodes)
-    for node in made.before:
-        if node not in here or node.effects:
-            continue
+    # A number may be broadcast before it takes part.
+    matched = [node for node in made.before if node in here and not node.effects]
+    spread = [p for n in matched for v in n.inputs if _is_spread_number(p := graph.producer(v))]
+    for node in dict.fromkeys((*matched, *spread)):
         for what, fn in itertools.islice(_changes(node), _MOST_CHANGES):
             editor = Editor(graph)
             try:
@@ -119,6 +141,10 @@ def check_mutants(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) 
             for x, y in zip(before, new.validate()(*flat), strict=True):
                 if not _agree(x, y, mutant):
                     raise VerificationError(f"{rule!r} takes {what}: {again[0]}, in\n{mutant}")
+
+
+def _is_spread_number(node: Node | None) -> bool:
+    return node is not None and node.op == "broadcast_in_dim" and node.inputs[0].shape == ()
 
 
 # Functions that no rule is about, by the number of their operands.
@@ -136,6 +162,17 @@ def _changes(node: Node) -> Iterator[tuple[str, Callable[..., Any]]]:
     inputs = {(v.shape, v.dtype) for v in node.inputs}
     if len(node.inputs) == 2 and len(inputs) == 1 and node.op not in COMMUTATIVE:
         yield f"one operand of {node.op} for the other", lambda a, b: _bind(node, {}, a, b)
+    for i, v in enumerate(node.inputs):
+        if isinstance(v, Literal) and v.shape == () and jnp.issubdtype(v.dtype, jnp.floating):
+            for number in (-v.val - 1, v.val + 1):
+                yield (
+                    f"{number:g} in {node.op} for {v.val:g}",
+                    lambda *operands, i=i, new=number: _bind(
+                        node, node.params, *_with_number(operands, i, new)
+                    ),
+                )
+    if node.op == "convert_element_type" and is_float(node.output.aval):
+        yield "a conversion that rounds", lambda x: _bind(node, node.params, x.astype("int8"))
     for key, value in node.params.items():
         if key in _KEPT or key.startswith(("num_", "_")) or key.endswith("_nconsts"):
             continue
@@ -144,6 +181,10 @@ def _changes(node: Node) -> Iterator[tuple[str, Callable[..., Any]]]:
                 f"{key}={changed!r} of {node.op} for {value!r}",
                 lambda *operands, new={key: changed}: _bind(node, new, *operands),
             )
+
+
+def _with_number(operands: Sequence[Any], i: int, number: Any) -> list[Any]:
+    return [*operands[:i], np.asarray(number, operands[i].dtype)[()], *operands[i + 1 :]]
 
 
 def _bind(node: Node, params: dict[str, Any], *operands: Any) -> Any:
@@ -192,35 +233,59 @@ def check_float64(rule: Rule, made: Example) -> None:
             check_values(rule, graph, args)
 
 
-def check_derivatives(rule: Rule, graph: Graph, args: Sequence[Any]) -> None:
+def check_derivatives(
+    rule: Rule, graph: Graph, args: Sequence[Any], large: Sequence[Any], *, second: bool = True
+) -> None:
     """That the gradient, and its own derivative, are the same after the rule, at kinks too.
 
-    In the type of the arguments: in float64 a kink is at another number than its rounded one.
+    In the type of the arguments: in float64 a kink is at another number than its rounded one. Of
+    ``large`` arguments, that a gradient which is a number stays one. That what can be
+    differentiated forwards still can.
     """
     leaves = jax.tree_util.tree_leaves(args)
-    if not leaves or not all(map(is_float, leaves)):
+    if not leaves or not (all if second else any)(map(is_float, leaves)):
         return
 
-    def both(f: Callable[..., Any]) -> list[Any]:
+    def compiled(f: Callable[..., Any]) -> Callable[..., Any]:
         gradient = gradient_function(f, tuple(args), {})
-        tangents = jax.tree_util.tree_map(jnp.ones_like, tuple(args))
-        return jax.jit(lambda *a: jax.jvp(gradient, a, tangents))(*args)
+        if not second:
+            return jax.jit(lambda *a: (gradient(*a),))
+        return jax.jit(lambda *a: jax.jvp(gradient, a, jax.tree_util.tree_map(jnp.ones_like, a)))
 
+    new = rewritten(rule, graph)[0]
+    before, after = compiled(graph), compiled(new)
     try:
-        before = both(graph)
+        wanted = before(*args)
     except REFUSED:
         return  # it has none
-    after = both(rewritten(rule, graph)[0])
+    if all(map(is_float, leaves)):
+        _check_forwards(rule, graph, new, tuple(args))
     # Differentiated twice, and by other equations, it is rounded otherwise each time.
-    for name, want, got, loose in zip(
-        ("gradient", "second derivative"), before, after, (1e-3, 1e-2), strict=True
-    ):
+    kinds = (("gradient", 1e-3), ("second derivative", 1e-2))
+    for (name, loose), want, got in zip(kinds, wanted, after(*args), strict=False):
         for x, y in zip(want, got, strict=True):
             room = loose * (1e-2 + np.max(np.abs(x), where=np.isfinite(x), initial=0.0))
             if not np.allclose(x, y, rtol=0.0, atol=room, equal_nan=True):
                 raise VerificationError(
                     f"{rule!r} changes the {name} of\n{graph}\nat\n{args}:\n{x}\n{y}"
                 )
+    for x, y in zip(before(*large)[0], after(*large)[0], strict=True):
+        if bool(jnp.any(jnp.isfinite(x) & ~jnp.isfinite(y))):
+            what = f"{rule!r} makes NaN or infinity of the gradient of\n{graph}\nat\n{large}"
+            raise VerificationError(f"{what}:\n{x}\n{y}")
+
+
+def _check_forwards(rule: Rule, old: Graph, new: Graph, args: tuple[Any, ...]) -> None:
+    """That ``jax.jvp`` takes the one if it takes the other."""
+    for graph in (old, new):
+        try:
+            jax.jit(lambda *a, graph=graph: jax.jvp(graph, a, a)).lower(*args)
+        except REFUSED as error:
+            if graph is new:
+                raise VerificationError(
+                    f"{rule!r} leaves\n{new}\nwithout a forward derivative: {error}"
+                ) from error
+            return
 
 
 def _swallows(rewrite: Rewrite, value: Any, graph: Graph) -> bool:
@@ -252,7 +317,8 @@ def _agree(x: Any, y: Any, graph: Graph) -> bool:
     tolerance = max(tolerance_of(d) for d in (*types, x.dtype) if jnp.issubdtype(d, jnp.inexact))
     wide = np.complex128 if x.dtype.kind == "c" else np.float64
     a, b = x.astype(wide), y.astype(wide)
-    room = 10 * tolerance * np.max(np.abs(a[np.isfinite(a)]), initial=0.0)
+    # Where the result is zero, an absolute error is all there is.
+    room = 2 * tolerance * (1e-2 + np.max(np.abs(a[np.isfinite(a)]), initial=0.0))
     return bool(np.allclose(a, b, rtol=0.0, atol=room, equal_nan=True))
 
 

@@ -114,15 +114,15 @@ _SPECIAL = (np.nan, np.inf, -0.0, -np.inf, 0.0)
 _LARGE = (100.0, -100.0, 95.0, -110.0)
 
 
-def _with_special_values(tree: Any, special: Sequence[float]) -> Any:
-    """The arrays with special values in front."""
+def _with_special_values(tree: Any, special: Sequence[float], turn: int = 1) -> Any:
+    """The arrays with special values in front; without a ``turn`` each with the same ones."""
 
     def change(x: Any, i: int) -> Any:
         x = jnp.asarray(x)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         # Not all arguments at once: a NaN must come through from each.
-        some = np.roll(special, i)[: x.size]
+        some = np.roll(special, turn * i)[: x.size]
         return x.ravel().at[: some.size].set(some.astype(x.dtype)).reshape(x.shape)
 
     leaves, structure = jax.tree_util.tree_flatten(tree)
@@ -180,8 +180,9 @@ def _assert_same_kinds(before: Any, after: Any, args: Sequence[Any]) -> None:
     That infinity minus infinity is computed in another place, or not at all, is no difference in
     real arithmetic.
     """
-    for special in ((np.nan, -0.0, 1.0, 0.0), _SPECIAL, _LARGE):
-        given = _with_special_values(args, special)
+    kinds = ((np.nan, -0.0, 1.0, 0.0), 1), (_SPECIAL, 1), (_LARGE, 1), (_LARGE, 0)
+    for special, turn in kinds:
+        given = _with_special_values(args, special, turn)
         a, b = (jax.tree_util.tree_leaves(run(*given)) for run in (before, after))
         for x, y in zip(a, b, strict=True):
             if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -215,8 +216,10 @@ def check_rule(
     cases that are easily forgotten: integers, complex numbers and those of 64 bits, scalars and
     arrays without elements, each alternative that the pattern names, the example under ``vmap``,
     each inner value being needed elsewhere as well, and each operation of the match being another
-    one, or having its operands swapped or a parameter changed. In all of them the rule may refuse,
-    or must be right. Of an example that is made, the gradient's own derivative is compared too.
+    one, or having its operands swapped or a parameter or number changed. In all of them the rule
+    may refuse, or must be right. Gradients are compared at kinks, must stay numbers where arguments
+    are large, and forward derivatives must exist; of an example that is made, the gradient's own
+    derivative is compared too.
 
     Args:
       rule: the rule.
@@ -254,7 +257,7 @@ def check_rule(
             continue  # no operation of integers, for instance
         if example is None:
             # Where a function has a kink, it often is at a number that is written in it.
-            made = made._replace(args=_with_special_values(made.args, _numbers_in(graph)))
+            made = made._replace(args=_at_kinks(graph, made.args))
         _, record = rewritten(rule, graph)
         if not record:
             continue  # a guard may refuse a shape or dtype
@@ -271,8 +274,10 @@ def check_rule(
             check_second_users(rule, graph, made.args, record[0])
             check_mutants(rule, graph, made.args, record[0])
             check_batched(rule, made)
-            if gradients and example is None:
-                check_derivatives(rule, graph, made.args)
+            if gradients:
+                kinks = made.args if example is None else _at_kinks(graph, made.args)
+                large = _with_special_values(made.args, _LARGE, 0)
+                check_derivatives(rule, graph, kinks, large, second=example is None)
             if "float64" in dtypes:
                 check_float64(rule, made)
     if not applied:
@@ -285,6 +290,11 @@ def check_rule(
         _, record = rewritten(rule, graph)
         if record:
             raise VerificationError(f"{rule!r} applies where it must not: {record[0]}, in\n{graph}")
+
+
+def _at_kinks(graph: Graph, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments where a function has its kinks: at zero, and at the numbers written in it."""
+    return _with_special_values(args, (*_numbers_in(graph), 0.0))
 
 
 def _numbers_in(graph: Graph) -> list[float]:

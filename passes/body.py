@@ -12,13 +12,13 @@ constant, an initial carry, or a whole array of which the body sees one row at a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxpress.capture import Graph, Literal, Node, PassError, Value
 from jaxpress.capture.template import inline_calls
 from jaxpress.passes.constraints import constraint_of
-from jaxpress.passes.pattern_base import Pattern, State, done
+from jaxpress.passes.pattern_base import Ops, Pattern, State, done, names_of
 from jaxpress.passes.pattern_ops import same_param
 from jaxpress.passes.view import GraphView, View
 
@@ -46,7 +46,7 @@ class Body(Pattern):
 
     def __init__(
         self,
-        names: str | Iterable[str],
+        names: Ops,
         *results: Pattern,
         which: int = 0,
         name: str = "",
@@ -55,7 +55,7 @@ class Body(Pattern):
         output: int = 0,
         **constraints: Any,
     ):
-        self.names = frozenset((names,) if isinstance(names, str) else names)
+        self.names = names_of(names)
         self.results = results
         self.which = which
         self.name = name
@@ -104,16 +104,25 @@ class Body(Pattern):
             state.bind(state.matched, node, None)
         if self.name and self.name not in state.nodes:
             state.bind(state.nodes, self.name, node)
-        inner = State(GraphView(inside), state.explain)
-        operands = dict(
-            zip(inside.inputs, body_operands(state.view, node, self.which), strict=True)
-        )
+        outside = body_operands(state.view, node, self.which)
+        operands = dict(zip(inside.inputs, outside, strict=True))
+        places = {value: i for i, value in enumerate(inside.inputs)}
+        arguments = getattr(self.results[0], "arrays", ())
+        # Of c + x, either may be the carry: the one that comes first in the body, if that fits.
+        for ordered in (True, False):
+            inner = State(GraphView(inside), state.explain)
 
-        def fits_outside() -> bool:
-            return self._bind(inner, operands, state, node, then)
+            def fits_outside(inner: State = inner, ordered: bool = ordered) -> bool:
+                bound = [inner.values[a] for a in arguments if a in inner.values]
+                taken = [places[value] for value in bound if value in places]
+                if ordered and taken != sorted(taken):
+                    return inner.fail("its arguments are in another order", node)
+                return self._bind(inner, operands, state, node, then)
 
-        if self._match_results(inside, inner, fits_outside):
-            return True
+            if self._match_results(inside, inner, fits_outside):
+                return True
+            if len(arguments) < 2:
+                break
         complete, depth, close = inner.miss[0]
         nearness = (complete, depth + len(state.matched), close)
         if state.explain and nearness > state.miss[0]:
@@ -173,7 +182,7 @@ class Body(Pattern):
         return f"{'/'.join(sorted(self.names))}{{{', '.join(map(str, self.results))}}}"
 
 
-def body(names: str | Iterable[str], *results: Pattern, **options: Any) -> Body:
+def body(names: Ops, *results: Pattern, **options: Any) -> Body:
     """An operation whose body's results fit patterns; options are those of :class:`Body`.
 
     >>> from jaxpress.passes.pattern import any_value, op

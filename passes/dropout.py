@@ -12,6 +12,7 @@ from jaxpress import nnops
 from jaxpress.capture import Graph, Node, PassError, Value
 from jaxpress.capture.edit import Editor
 from jaxpress.passes.cleanup import eliminate_dead_code
+from jaxpress.passes.derivatives import refuse_differentiated
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.known import LOOPS_AND_BRANCHES
 from jaxpress.passes.more_inputs import with_more_inputs
@@ -157,8 +158,9 @@ def insert_dropout(
 ) -> Pass:
     """A pass that drops parts of the chosen layers' results; its key is a new argument.
 
-    The function is raised to named ops first. A layer's bias is added before its result is
-    dropped. Each place draws with a key of its own, and each turn of a ``scan`` does.
+    The function is raised to named ops first. Give it the loss, and differentiate what comes out.
+    A layer's bias is added before its result is dropped. Each place draws with a key of its own,
+    and each turn of a ``scan`` does.
 
     Args:
       where: after what: the name of an op, such as ``"gelu"``; a pattern for scopes, such as
@@ -170,8 +172,9 @@ def insert_dropout(
 
     Returns:
       The pass. What it makes takes a typed key by name, ``graph(x, dropout_key=key)``, and so does
-      what ``optimize`` makes. It raises a PassError where nothing is chosen, or where a place
-      cannot be reached: in the body of a ``while`` loop or of a custom derivative.
+      what ``optimize`` makes. It raises a PassError where nothing is chosen, where a place is
+      differentiated already, or where it cannot be reached: in the body of a ``while`` loop or of
+      a custom derivative.
 
     Raises:
       PassError: ``where`` or ``rate`` is none of these.
@@ -196,6 +199,7 @@ def insert_dropout(
         if not any(map(chosen, graph.walk())):
             scopes = sorted({n.scope for n in graph.walk() if n.op in LAYERS})
             raise PassError(f"insert_dropout: nothing is chosen by {where!r}; layers are {scopes}")
+        refuse_differentiated(graph, chosen, "insert_dropout")
         key = jax.eval_shape(lambda: jax.random.key(0))
         graph, new = add_arguments(graph, {argument: key})
         inserter = _Inserter(chosen, float(rate), dims, [] if record is None else record)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxpress import nnops
 from jaxpress.capture import Graph, Node, PassError, Value, compat
 from jaxpress.capture.edit import Editor
+from jaxpress.passes.derivatives import has_derivatives, refuse_differentiated
 from jaxpress.passes.known import LOOPS_AND_BRANCHES
 from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.new_arguments import add_arguments
@@ -43,6 +44,7 @@ def insert_attention_mask(
     """A pass that masks attention, in addition to whatever is masked already.
 
     The function is raised to named ops first, so attention that is written out is masked too.
+    Give it the loss, and differentiate what comes out.
 
     Args:
       mask: one of
@@ -62,7 +64,7 @@ def insert_attention_mask(
     Returns:
       The pass. What it makes takes the new argument by name: ``graph(x, lengths=n)``, and so does
       what ``optimize`` makes. It raises a PassError where no attention is chosen, where shapes do
-      not fit, or where an attention cannot be reached.
+      not fit, or where an attention cannot be reached, or is differentiated already.
 
     Raises:
       PassError: the mask is unknown, or the options do not fit it.
@@ -101,7 +103,10 @@ def insert_attention_mask(
         if not sites:
             scopes = sorted({node.scope for node in all_sites})
             known = f"there is some in {scopes}" if scopes else "there is none"
+            if not scopes and has_derivatives(graph):
+                known += "; of what is differentiated already, give the loss"
             raise PassError(f"{NAME}: no attention is chosen by {where!r}; {known}")
+        refuse_differentiated(graph, set(sites).__contains__, NAME)
         given: Value | None = None
         if name is not None:
             shape = _shape_of_argument(kind, sites)

@@ -14,11 +14,12 @@ Further parts: ``passes/traced.py`` (a pattern from an ordinary function), ``pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from jaxpress.capture import Value
-from jaxpress.passes.pattern_base import AnyValue, Pattern, Scalar, State
+from jaxpress.capture.compat import Primitive
+from jaxpress.passes.pattern_base import AnyValue, Ops, Pattern, Scalar, State
 from jaxpress.passes.pattern_ops import COMMUTATIVE, AnyOf, Op, Repeated, Through
 from jaxpress.passes.view import View
 
@@ -60,8 +61,8 @@ def scalar(value: float | None = None, name: str = "") -> Scalar:
     return Scalar(value, name)
 
 
-def op(names: str | Iterable[str], *operands: Pattern | float, **options: Any) -> Op:
-    """An operation; a number among the operands stands for that scalar.
+def op(names: Ops, *operands: Pattern | float, **options: Any) -> Op:
+    """An operation, by name or primitive; a number among the operands stands for that scalar.
 
     Options are those of :class:`Op`.
 
@@ -76,12 +77,12 @@ def any_of(*choices: Pattern) -> AnyOf:
     return AnyOf(*choices)
 
 
-def through(inner: Pattern, *names: str) -> Through:
+def through(inner: Pattern, *names: str | Primitive) -> Through:
     """``inner``, possibly behind any number of operations of these names."""
     return Through(inner, names)
 
 
-def optional(inner: Pattern, *names: str) -> Through:
+def optional(inner: Pattern, *names: str | Primitive) -> Through:
     """``inner``, possibly behind one operation of these names."""
     return Through(inner, names, most=1)
 

@@ -9,10 +9,38 @@ from typing import Any
 import numpy as np
 
 from jaxpress.capture import Literal, Node, PassError, Value
+from jaxpress.capture.compat import Primitive
 from jaxpress.passes.constraints import constraint_of
 from jaxpress.passes.view import View, scalar_under, scalar_value
 
-__all__ = ["AnyValue", "Pattern", "Scalar", "State", "done", "equal_scalars", "mark_recurring"]
+__all__ = [
+    "AnyValue",
+    "Ops",
+    "Pattern",
+    "Scalar",
+    "State",
+    "done",
+    "equal_scalars",
+    "mark_recurring",
+    "names_of",
+]
+
+Ops = str | Primitive | Iterable[str | Primitive]
+
+
+def names_of(ops: Ops) -> frozenset[str]:
+    """The names of an operation, given as such or as JAX's primitive, or of several.
+
+    Raises:
+      PassError: something is neither.
+    """
+    several = (ops,) if isinstance(ops, str | Primitive) else ops
+    if not isinstance(several, Iterable):
+        raise PassError(f"an operation is given by its name or primitive, not by {ops!r}")
+    names = [one.name if isinstance(one, Primitive) else one for one in several]
+    if not all(isinstance(name, str) for name in names):
+        raise PassError(f"an operation is given by its name or primitive, not by {ops!r}")
+    return frozenset(names)
 
 
 class State:

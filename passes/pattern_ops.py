@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxpress.capture import Node, PassError, Value
 from jaxpress.passes.constraints import constraint_of
 from jaxpress.passes.pattern_base import (
     AnyValue,
+    Ops,
     Pattern,
     Scalar,
     State,
     done,
     mark_recurring,
+    names_of,
 )
 from jaxpress.passes.view import View
 
@@ -26,7 +28,7 @@ class Op(Pattern):
     """One operation by name, with patterns for its operands.
 
     Args:
-      names: the op's name, or several of which any will do.
+      names: the op's name or its primitive, or several of which any will do.
       operands: a pattern each, the last perhaps :func:`repeated`; left out, any will do.
       name: capture the node under this name.
       params: parameters that must be equal, or predicates of them.
@@ -38,7 +40,7 @@ class Op(Pattern):
 
     def __init__(
         self,
-        names: str | Iterable[str],
+        names: Ops,
         *operands: Pattern,
         name: str = "",
         params: Mapping[str, Any] | None = None,
@@ -47,7 +49,7 @@ class Op(Pattern):
         commutative: bool | None = None,
         **constraints: Any,
     ):
-        self.names = frozenset((names,) if isinstance(names, str) else names)
+        self.names = names_of(names)
         self.operands = operands
         self.name = name
         self.params = dict(params or {})
@@ -224,9 +226,9 @@ class Through(Pattern):
       most: how many of them there may be.
     """
 
-    def __init__(self, inner: Pattern, names: Iterable[str], most: int | None = None):
+    def __init__(self, inner: Pattern, names: Ops, most: int | None = None):
         self.inner = inner
-        self.through = frozenset(names)
+        self.through = names_of(names)
         self.most = most
         self.size = inner.size
 

@@ -50,8 +50,8 @@ def insert_weight_masks(
 ) -> Pass:
     """A pass that multiplies weights with masks: ``op(x, w)`` becomes ``op(x, w * mask)``.
 
-    The function is raised to named ops first. Give it the loss, and differentiate what comes out:
-    in a gradient, cotangents are weights of products like any others. Exactly one of
+    The function is raised to named ops first. Give it the loss, and differentiate what comes out: a
+    gradient that is there already would not be that of the masked weights. Exactly one of
     ``sparsity``, ``masks`` and ``argument`` says where masks come from. Where weights and masks are
     known, the products are computed once, by ``fold_constants``.
 
@@ -72,8 +72,8 @@ def insert_weight_masks(
       mask_dtype: of the masks in that argument.
 
     Returns:
-      The pass. It raises a PassError where nothing is chosen, a mask has another shape, or a name
-      is unknown; ``maskable_weights`` lists the names.
+      The pass. It raises a PassError where nothing is chosen, a mask has another shape, a name is
+      unknown (``maskable_weights`` lists them), or the weights' gradient is computed already.
 
     Raises:
       PassError: the options contradict each other.
@@ -99,6 +99,13 @@ def insert_weight_masks(
         sites = find_sites(graph, chosen)
         if not sites.names:
             raise PassError(f"{NAME}: no weights are chosen by {where!r}{_known_names(graph)}")
+        if sites.gradients:
+            node = sites.gradients[0]
+            raise PassError(
+                f"{NAME}: {node!r} ({node.source or 'no source line'}) is part of a gradient "
+                "by weights that are not masked yet; give the pass the loss, and differentiate "
+                "what comes out"
+            )
         source: MaskSource
         if argument is not None:
             shapes = {

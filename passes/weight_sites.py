@@ -8,8 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxpress.capture import Graph, Node, PassError, Value
+from jaxpress.capture import Graph, Literal, Node, PassError, Value
 from jaxpress.capture.edit import Editor
+from jaxpress.passes.derivatives import runs_backwards
 from jaxpress.passes.known import LOOPS_AND_BRANCHES, BodyInput, body_inputs
 from jaxpress.passes.rules.weights import operands_of
 
@@ -39,6 +40,7 @@ MOVES = frozenset(
 )
 WAYS = MOVES | {"convert_element_type", "neg"}
 JOIN = "concatenate"
+_PRODUCTS = WEIGHTS.keys() | {"dot_general", "conv_general_dilated", "scatter-add", "scatter_add"}
 
 Where = str | Callable[[Node], Any] | Iterable[Any] | None
 
@@ -71,6 +73,7 @@ class Scope:
     ):
         self.editor = Editor(graph)
         self.parent = parent
+        self.backwards: bool = parent is not None and node is not None and parent.is_backwards(node)
         self.given: dict[Value, tuple[str, Value]] = {}
         if parent is not None and node is not None:
             operands = parent.editor.inputs(node)
@@ -82,6 +85,10 @@ class Scope:
         # Masks, or other values from outside, that this body needs as further inputs: what they
         # stand for, with whether it is one row of that.
         self.needed: dict[tuple[str, Value], Value] = {}
+
+    def is_backwards(self, node: Node) -> bool:
+        """Whether a node of this body is part of a gradient."""
+        return self.backwards or runs_backwards(node)
 
     def origins(self, value: Value) -> dict[Value, Scope]:
         """What ``value`` was moved and joined from: arguments, constants, or results of others."""
@@ -119,16 +126,22 @@ class Sites:
       nodes: the chosen operands of each.
       names: of what these are moved and joined from.
       partly: those operands of which only some parts are chosen.
+      gradients: products in a gradient that may be that of a chosen weight.
     """
 
     def __init__(self) -> None:
         self.nodes: dict[Node, tuple[str, ...]] = {}
         self.names: dict[Value, str] = {}
         self.partly: list[tuple[Node, str]] = []
+        self.gradients: list[Node] = []
 
 
 def find_sites(graph: Graph, chosen: Callable[[Node, str], bool]) -> Sites:
-    """The nodes with floating-point weights that ``chosen`` chooses, those in bodies included."""
+    """The nodes with floating-point weights that ``chosen`` chooses, those in bodies included.
+
+    In a gradient, these are the products with weights that are chosen before it; cotangents and
+    activations are nobody's weights.
+    """
     sites = Sites()
     taken: dict[str, Value] = {}
 
@@ -136,6 +149,9 @@ def find_sites(graph: Graph, chosen: Callable[[Node, str], bool]) -> Sites:
         for node in scope.editor.nodes():
             for child in children_of(scope, node):
                 visit(child)
+            if scope.is_backwards(node) and node.op in _PRODUCTS and look_back(scope, node):
+                sites.gradients.append(node)
+                continue
             if node.op not in WEIGHTS:
                 continue
             operands = operands_of(scope.editor, node)
@@ -150,6 +166,8 @@ def find_sites(graph: Graph, chosen: Callable[[Node, str], bool]) -> Sites:
         for base, home in scope.origins(w).items():
             if base.dtype is None or not jnp.issubdtype(base.dtype, jnp.inexact):
                 continue
+            if scope.is_backwards(node) and base not in sites.names:
+                return False  # cotangents and activations
             name = sites.names.get(base) or _name_of(home, base, node, operand, taken)
             if chosen(node, name):
                 taken[name], sites.names[base], some = base, name, True
@@ -159,8 +177,26 @@ def find_sites(graph: Graph, chosen: Callable[[Node, str], bool]) -> Sites:
             sites.partly.append((node, operand))
         return some
 
+    def look_back(scope: Scope, node: Node) -> bool:
+        """Whether a product in a gradient may be that of a chosen weight, or have its own."""
+        shapes = {sorted_shape(shape) for w in sites.names for shape in (w.shape, w.shape[1:])}
+        bases = {b: s for v in scope.editor.inputs(node) for b, s in scope.origins(v).items()}
+        if any(base in sites.names for base in bases):
+            return False
+        # What comes from outside and is in no product before may be data, or weights.
+        return sorted_shape(node.outputs[0].shape) in shapes or any(
+            home.editor.producer(base) is None and chosen(node, base.name)
+            for base, home in bases.items()
+            if not isinstance(base, Literal)
+        )
+
     visit(Scope(graph))
     return sites
+
+
+def sorted_shape(shape: Iterable[Any]) -> tuple[Any, ...]:
+    """A shape in whatever order its axes stand; axes of size 1 play no part."""
+    return tuple(sorted((n for n in shape if n != 1), key=str))
 
 
 def children_of(scope: Scope, node: Node) -> list[Scope]:

@@ -80,18 +80,25 @@ DROP_TRANSPOSE = Rule(
 # neg(neg(x)) -> x
 DOUBLE_NEGATION = Rule("double_negation", op("neg", op("neg", any_value("x"))), lambda x: x)
 
+
+def _is_real_and_whole(match: Match) -> str | None:
+    if jnp.issubdtype(match["x"].dtype, jnp.complexfloating):
+        return "of complex numbers, infinity times one has a part that is NaN"
+    return None if match["x"].shape == match.root.output.shape else "x is broadcast"
+
+
 # x * 1 -> x;  x / 1 -> x. Not x + 0, which turns minus zero into zero.
 MULTIPLY_BY_ONE = Rule(
     "multiply_by_one",
     op("mul", any_value("x"), 1.0),
     lambda x: x,
-    lambda m: None if m["x"].aval.shape == m.root.output.aval.shape else "x is broadcast",
+    _is_real_and_whole,
 )
 DIVIDE_BY_ONE = Rule(
     "divide_by_one",
     op("div", any_value("x"), 1.0),
     lambda x: x,
-    lambda m: None if m["x"].aval.shape == m.root.output.aval.shape else "x is broadcast",
+    _is_real_and_whole,
 )
 
 

@@ -189,6 +189,9 @@ class _TwoPoolsPattern:
         ):
             state.fail("both run over one axis, or pad, or drop axes", node)
             return None
+        if not jnp.issubdtype(view.inputs(inner)[0].dtype, jnp.floating):
+            state.fail("sums of integers wrap round", node)  # and of more, sooner
+            return None
         values = {"x": view.inputs(inner)[0]}
         return Match(view, node, values, {"inner": inner}, (inner,))
 

@@ -71,6 +71,14 @@ def _flat_jvp(primals, tangents):
     return _flat(x), -t * lax.stop_gradient(1 - jnp.tanh(x) ** 2)
 
 
+@jax.custom_vjp
+def _backwards(x):
+    return -1 * jnp.tanh(x)
+
+
+_backwards.defvjp(lambda x: (_backwards(x), x), lambda x, t: (-t * (1 - jnp.tanh(x) ** 2),))
+
+
 WRONG = {
     "minus zero": (Rule("r", op("add", any_value("x"), 0.0), lambda x: x), ()),
     "an effect": (
@@ -106,6 +114,29 @@ WRONG = {
     "a wrapper": (Rule("r", op("exp", through(op("sin", any_value("x")), "stop_gradient")),
                        lambda x: jnp.exp(jnp.sin(x)) * 1), ()),
     "the second derivative": (Rule("r", op("neg", op("tanh", any_value("x"))), _flat), ()),
+    "the forward derivative": (Rule("r", op("neg", op("tanh", any_value("x"))), _backwards,
+                                    numerics="reassociates"), ()),
+    "overflow in two places": (
+        Rule("r", op("exp", op("sub", any_value("x"), any_value("y"))),
+             lambda x, y: jnp.exp(x) / jnp.exp(y), numerics="reassociates"), ()),
+    "overflow in the gradient": (Rule("r", op("exp", op("neg", any_value("x"))),
+                                      lambda x: 1 / jnp.exp(x), numerics="reassociates"), ()),
+    "integers that wrap round": (
+        Rule("r", op("lt", op("sub", any_value("x"), any_value("y")), 0), lambda x, y: x < y),
+        (lambda x, y: x - y < 0, jnp.arange(6), jnp.arange(6)[::-1])),
+    "numbers of another order": (
+        Rule("r", op("min", op("max", any_value("x"), scalar(name="a")), scalar(name="b")),
+             lambda x, a, b: jnp.maximum(jnp.minimum(x, b), a)), ()),
+    "a conversion that rounds": (
+        Rule("r", op("convert_element_type", op("convert_element_type", any_value("x"))),
+             lambda x, *, match: x.astype(match.root.output.dtype)),
+        (lambda x: x.astype("float32").astype("bfloat16"), X.astype("bfloat16"))),
+    "a parameter inside a call": (
+        Rule("r", op("cumsum", op("neg", any_value("x"))),
+             lambda x, *, match: -jnp.cumsum(x, match.root.params["axis"])),
+        (lambda x: jnp.cumsum(-x, 0), X)),
+    "a kink of the example": (
+        Rule("r", op("abs", op("neg", any_value("x"))), jnp.abs), (lambda x: jnp.abs(-x), X)),
     "any operation": (Rule("r", _Careless(), lambda x: x * jnp.sin(x), lambda m: None),
                       (lambda x: x * jnp.sin(x), X)),
 }  # fmt: skip

@@ -62,6 +62,15 @@ def test_a_scan_by_its_step() -> None:
     assert_close(got, want)
 
 
+def test_the_carry_is_not_taken_for_the_rest() -> None:
+    def turned(xs):  # the operands of a sum in the other order
+        return lax.scan(lambda c, x: (x + c, x + c), jnp.ones(()), xs)
+
+    new, rules = rewritten(CUMSUM, turned, X[:, 0])
+    assert rules == ["cumsum"]
+    assert_close(new(X[:, 0]), turned(X[:, 0]))
+
+
 def test_scans_that_are_others() -> None:
     assert_refuses(CUMSUM, lambda x: cumulative(x, reverse=True), X, because="reverse=True")
     assert_refuses(CUMSUM, lambda x: lax.scan(lambda c, y: (c * y,) * 2, x[0], x), X, because="mul")

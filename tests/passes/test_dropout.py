@@ -114,6 +114,23 @@ def test_what_cannot_be_dropped() -> None:
         inserted(lambda x, dropout_key: x @ W + dropout_key, "dense", X, 1.0)
 
 
+def test_what_is_differentiated_already_is_not_dropped() -> None:
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(jax.nn.relu(x @ w)))
+
+    w, x = array(3, 4), array(2, 3)
+    drop = insert_dropout("relu", 0.5)
+    for fn in (
+        jax.grad(loss),
+        jax.checkpoint(jax.grad(loss)),
+        lambda w, x: jax.jvp(loss, *[(w, x)] * 2),
+    ):
+        with pytest.raises(PassError, match="is differentiated in this function already"):
+            drop(trace(fn)(w, x))
+    noisy = jp.optimize(loss, [drop, "default"])
+    assert jax.grad(noisy)(w, x, dropout_key=jax.random.key(0)).shape == w.shape
+
+
 def test_what_is_put_in_can_be_taken_out() -> None:
     def model(x):
         return jnp.tanh(x @ W + B)

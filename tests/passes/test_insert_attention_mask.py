@@ -275,6 +275,14 @@ def test_what_cannot_take_the_mask() -> None:
             trace(lambda x: jax.nn.dot_product_attention(x, x, x))(x)
         )
 
+    slope = jax.grad(lambda x: jnp.sum(nnops.dot_product_attention(x, x, x) ** 2))
+    with pytest.raises(PassError, match="is differentiated in this function already"):
+        insert_attention_mask("causal")(trace(slope)(x))
+
+    by_hand = jax.grad(lambda x: jnp.sum(jax.nn.dot_product_attention(x, x, x) ** 2))
+    with pytest.raises(PassError, match="there is none; of what is differentiated already"):
+        insert_attention_mask("causal")(trace(by_hand)(x))
+
     @jax.custom_jvp
     def own(x):
         return nnops.dot_product_attention(x, x, x)

@@ -39,6 +39,15 @@ def test_an_op_matches_by_name_and_operands() -> None:
     assert match(pattern, lambda x, y: x, X, Y) is None
 
 
+def test_an_op_may_be_given_as_a_primitive() -> None:
+    for pattern in (op(lax.sin_p, any_value("x")), op((lax.sin_p, "cos"), any_value("x"))):
+        assert match(pattern, jnp.sin, X) and not match(pattern, jnp.tanh, X)
+    assert match(through(op(lax.sin_p), lax.neg_p), lambda x: -jnp.sin(x), X)
+    for wrong in (jnp.sin, ["sin", 2]):
+        with pytest.raises(PassError, match="by its name or primitive"):
+            op(wrong, any_value("x"))
+
+
 @pytest.mark.parametrize("name", ["add", "mul", "max", "min"])
 def test_commutative_operands_match_in_either_order(name) -> None:
     f = getattr(lax, name)

@@ -71,6 +71,13 @@ def test_elementwise_rules_hold_for_all_shapes_and_dtypes(name) -> None:
     check_rule(RULES[name])
 
 
+@pytest.mark.parametrize("name", ["multiply_by_one", "divide_by_one"])
+def test_one_is_no_identity_of_complex_infinity(name) -> None:
+    x, fn = jnp.array([complex(np.inf, 1.0)]), CASES[name][0]
+    graph = trace(lambda x: fn(x.astype("complex64")))(x)
+    assert RULES[name].why_not(graph).reason.startswith("of complex numbers")
+
+
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "int8", "complex64", "float16"])
 def test_numbers_of_other_kinds(dtype) -> None:
     x = jnp.arange(6).reshape(2, 3).astype(dtype)

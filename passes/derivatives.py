@@ -1,0 +1,44 @@
+"""What JAX has differentiated already, which some passes cannot change alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxpress.capture import Graph, Node, PassError
+
+__all__ = ["has_derivatives", "refuse_differentiated", "runs_backwards"]
+
+# JAX notes its transformations in the name stack: forwards "jvp(…)", backwards "transpose(jvp(…))".
+_FORWARDS, _BACKWARDS = "jvp(", "transpose("
+
+
+def runs_backwards(node: Node) -> bool:
+    """Whether JAX made the node by transposing, as it does for gradients."""
+    return _BACKWARDS in node.scope
+
+
+def has_derivatives(graph: Graph) -> bool:
+    """Whether JAX has differentiated a part of the graph."""
+    return any(_FORWARDS in node.scope for node in graph.walk())
+
+
+def refuse_differentiated(graph: Graph, chosen: Callable[[Node], bool], name: str) -> None:
+    """Refuse to change what has been differentiated: its derivative would stay the old one.
+
+    Raises:
+      PassError: a chosen node is part of a gradient.
+    """
+
+    def visit(graph: Graph, inside: bool) -> None:
+        for node in graph.nodes:
+            here = inside or _FORWARDS in node.scope
+            if here and chosen(node):
+                raise PassError(
+                    f"{name}: {node!r} ({node.source or 'no source line'}) is differentiated in "
+                    "this function already; give the pass the loss, and differentiate what comes "
+                    "out"
+                )
+            for body in node.subgraphs:
+                visit(body, here)
+
+    visit(graph, False)
