@@ -125,7 +125,8 @@ def check_mutants(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) 
     here = set(graph.nodes)
     # A number may be broadcast before it takes part.
     matched = [node for node in made.before if node in here and not node.effects]
-    spread = [p for n in matched for v in n.inputs if _is_spread_number(p := graph.producer(v))]
+    makers = [graph.producer(v) for n in matched for v in n.inputs]
+    spread = [p for p in makers if p is not None and _is_spread_number(p)]
     for node in dict.fromkeys((*matched, *spread)):
         for what, fn in itertools.islice(_changes(node), _MOST_CHANGES):
             editor = Editor(graph)
@@ -143,8 +144,8 @@ def check_mutants(rule: Rule, graph: Graph, args: Sequence[Any], made: Rewrite) 
                     raise VerificationError(f"{rule!r} takes {what}: {again[0]}, in\n{mutant}")
 
 
-def _is_spread_number(node: Node | None) -> bool:
-    return node is not None and node.op == "broadcast_in_dim" and node.inputs[0].shape == ()
+def _is_spread_number(node: Node) -> bool:
+    return node.op == "broadcast_in_dim" and node.inputs[0].shape == ()
 
 
 # Functions that no rule is about, by the number of their operands.
