@@ -14,7 +14,7 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.cleanup_branches import BRANCH_RULES
 from jaxpress.passes.rules.cleanup_devices import DEVICE_RULES
 from jaxpress.passes.rules.cleanup_elementwise import ELEMENTWISE_RULES
-from jaxpress.passes.rules.cleanup_moves import MOVE_RULES
+from jaxpress.passes.rules.cleanup_moves import MOVE_RULES, is_plain
 from jaxpress.passes.rules.cleanup_reductions import DROP_REDUCTION
 from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
 from jaxpress.passes.rules.cleanup_turns import TURN_RULES
@@ -140,9 +140,7 @@ def _keeps_order(view: View, node: Node) -> bool:
     if node.op not in _ReshapeChain.names or len(view.inputs(node)) != 1:
         return False
     x = view.inputs(node)[0]
-    if not all(isinstance(d, int) for v in (x, node.output) for d in v.shape):
-        return False
-    if _is_sharded(x) or _is_sharded(node.output):
+    if not is_plain(x, node.output):
         return False
     if node.op == "reshape":
         return node.params.get("dimensions") is None
@@ -153,11 +151,6 @@ def _keeps_order(view: View, node: Node) -> bool:
         rest = [n for i, n in enumerate(node.output.shape) if i not in dims]
         return list(dims) == sorted(dims) and kept == list(x.shape) and all(n == 1 for n in rest)
     return True
-
-
-def _is_sharded(value: Any) -> bool:
-    mesh = getattr(getattr(value.aval, "sharding", None), "mesh", None)
-    return mesh is not None and not mesh.empty and not mesh.are_all_axes_auto
 
 
 # reshape(reshape(x)) -> reshape(x), or x

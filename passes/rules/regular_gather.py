@@ -15,6 +15,7 @@ from jax import lax
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.cleanup_moves import is_plain
 from jaxpress.passes.rules.known_indices import counted
 
 __all__ = ["REGULAR_GATHER"]
@@ -58,10 +59,8 @@ class _RegularGatherPattern:
         reason = None
         if view.is_known(x):
             reason = "what it takes from is known before the data"
-        elif not all(isinstance(n, int) for n in (*x.shape, *node.output.shape)):
-            reason = "its sizes are not known"
-        elif any(_is_sharded(v) for v in (x, node.output)):
-            reason = "it is sharded"
+        elif not is_plain(x, node.output):
+            reason = "its sizes are not known, or it is sharded"
         elif tuple(getattr(numbers, "operand_batching_dims", ())):
             reason = "every batch has indices of its own"
         elif sorted(taken) != sorted(numbers.collapsed_slice_dims) or any(
@@ -107,11 +106,6 @@ def _along_axes(
             return None
         steps[axis] = found
     return steps, axes
-
-
-def _is_sharded(value: Any) -> bool:
-    mesh = getattr(getattr(value.aval, "sharding", None), "mesh", None)
-    return mesh is not None and not mesh.empty and not mesh.are_all_axes_auto
 
 
 def _take(x: Any, axis: int, steps: _Steps) -> Any:
