@@ -87,6 +87,7 @@ _MAY_HOLD_CONSTANTS = (
 )
 
 _JAXPR_CLASSES_ARE_ONE = ClosedJaxpr is Jaxpr
+_trace_context, _NO_TRACE = _core.trace_ctx, (_core.eval_trace, None)
 
 
 def closed_parts(body: Any) -> tuple[Any, list[Any]]:
@@ -343,8 +344,7 @@ def _mapped_axes(steps: Sequence[Any]) -> tuple[Any, ...]:
 
 def with_weak_type(x: Any, aval: Any) -> Any:
     """``x`` with the weak type of ``aval``, where the two differ in nothing else."""
-    weak = getattr(aval, "weak_type", False)
-    got = jax.typeof(x)
+    weak, got = getattr(aval, "weak_type", False), jax.typeof(x)
     if getattr(got, "weak_type", False) == weak or got.dtype != aval.dtype:
         return x
     primitive = jax.lax.convert_element_type_p
@@ -404,7 +404,7 @@ def register_checks(primitive: Any, trace: Callable[..., Any]) -> None:
 
 def under_trace() -> bool:
     """Whether JAX is tracing right now (inside ``jit``, ``grad``, ``vmap``, ...)."""
-    return _core.trace_ctx.trace not in (_core.eval_trace, None)
+    return _trace_context.trace not in _NO_TRACE
 
 
 def in_shard_map(ctx: Any) -> bool:

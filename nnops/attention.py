@@ -22,7 +22,7 @@ from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.settings import data_type, integer, static_value
 from jaxpress.nnops.transforms import general_batch
 
-__all__ = ["dot_product_attention"]
+__all__ = ["OPTIONAL", "SETTINGS", "canonical_settings", "dot_product_attention"]
 
 OPTIONAL = (
     "bias",
@@ -32,13 +32,13 @@ OPTIONAL = (
     "key_value_seq_lengths",
     "dropout_key",
 )
-DEFAULTS: dict[str, Any] = {
+# What the public function is given besides.
+SETTINGS: dict[str, Any] = {
     "is_causal": False,
     "scale": None,
     "local_window_size": None,
     "dropout_rate": 0.0,
     "dropout_broadcast_dims": (),
-    "dropout_form": FORMS[0],
     "logits_soft_cap": None,
     "mask_value": None,
     "zero_masked": False,
@@ -195,7 +195,13 @@ def _batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
     return op.primitive.bind(*arrays, **params), 0
 
 
-def _normalize(params: dict[str, Any]) -> dict[str, Any]:
+def canonical_settings(params: dict[str, Any]) -> dict[str, Any]:
+    """`SETTINGS` as primitives hold them.
+
+    Raises:
+        OpError: one has no meaning.
+        OpTypeError: one is of another kind.
+    """
     op = "dot_product_attention"
     window = params["local_window_size"]
     if window is not None:
@@ -249,8 +255,8 @@ _ATTENTION = define(
     _reference,
     operands=("query", "key", "value"),
     optional=OPTIONAL,
-    defaults=DEFAULTS,
-    normalize=_normalize,
+    defaults={**SETTINGS, "dropout_form": FORMS[0]},
+    normalize=canonical_settings,
     batch=_batch,
     infer=_infer,
 )

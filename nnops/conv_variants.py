@@ -1,6 +1,7 @@
 """Depthwise, separable and transposed convolutions: `conv` as people know it by other names.
 
-No primitives of their own: a graph shows ``conv``, with ``groups`` or ``transposed``.
+Of a depthwise or a transposed one a graph shows ``conv``, with ``groups`` or ``transposed``. A
+separable one is an op of its own, until `raise_ops` puts its two convolutions in its place.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxpress.nnops.activation_spec import to_activation
 from jaxpress.nnops.conv import conv
 from jaxpress.nnops.conv_geometry import layout, per_dimension, resolve_padding, specs
+from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
+from jaxpress.nnops.fused import canonical_precision
 from jaxpress.nnops.settings import integer, static_value
 
 __all__ = ["conv_transpose", "depthwise_conv", "separable_conv"]
@@ -81,6 +85,47 @@ def depthwise_conv(
     )
 
 
+def _separable(x: Any, depthwise: Any, pointwise: Any, b: Any = None, **params: Any) -> Any:
+    activation = params.pop("activation")
+    middle = depthwise_conv(x, depthwise, **params)
+    # The first one's result has the layout of results; the second takes that of inputs.
+    numbers = params["dimension_numbers"]
+    given, _, made = specs(numbers)
+    if given != made:
+        order = [0] * x.ndim
+        for position, source in zip(given, made, strict=True):
+            order[position] = source
+        middle = lax.transpose(middle, order)
+    return conv(
+        middle,
+        pointwise,
+        b,
+        padding="VALID",
+        dimension_numbers=numbers,
+        activation=activation,
+        precision=params["precision"],
+    )
+
+
+def _normalize(params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **params,
+        "activation": to_activation(params["activation"], "separable_conv"),
+        "precision": canonical_precision(params["precision"], "separable_conv"),
+    }
+
+
+_SEPARABLE_CONV = define(
+    "separable_conv",
+    _separable,
+    operands=("x", "depthwise", "pointwise"),
+    optional=("b",),
+    defaults={"activation": None, "precision": None},
+    normalize=_normalize,
+    made_of_ops=True,
+)
+
+
 @eagerly_jitted
 def separable_conv(
     x: Any,
@@ -126,36 +171,25 @@ def separable_conv(
         >>> nnops.separable_conv(jnp.ones((1, 8, 8, 3)), depthwise, pointwise).shape
         (1, 8, 8, 16)
     """
-    x, pointwise = jnp.asarray(x), jnp.asarray(pointwise)
-    numbers = layout(dimension_numbers, x, pointwise)
-    if any(pointwise.shape[i] != 1 for i in specs(numbers).rhs_spec[2:]):
+    op = "separable_conv"
+    given = {"x": x, "depthwise": depthwise, "pointwise": pointwise, "b": b}
+    operands = {name: jnp.asarray(v) for name, v in given.items() if v is not None}
+    x, depthwise, pointwise = (operands[name] for name in ("x", "depthwise", "pointwise"))
+    numbers = layout(dimension_numbers, x, depthwise)
+    if any(pointwise.shape[i] != 1 for i in specs(numbers).rhs_spec[2:] if i < pointwise.ndim):
         raise OpError(
-            "separable_conv",
+            op,
             "pointwise covers more than one position",
             {"x": x, "pointwise": pointwise},
             "its spatial dimensions are all 1",
         )
-    middle = depthwise_conv(
-        x,
-        depthwise,
+    strides = per_dimension("strides", strides, x.ndim - 2, op)
+    dilation = per_dimension("dilation", dilation, x.ndim - 2, op)
+    return _SEPARABLE_CONV.rebind(
+        operands,
         strides=strides,
-        padding=padding,
+        padding=resolve_padding(padding, x, depthwise, numbers, strides, dilation, False),
         dilation=dilation,
-        dimension_numbers=numbers,
-        precision=precision,
-    )
-    # The first one's result has the layout of results; the second takes that of inputs.
-    given, _, made = specs(numbers)
-    if given != made:
-        order = [0] * x.ndim
-        for position, source in zip(given, made, strict=True):
-            order[position] = source
-        middle = lax.transpose(middle, order)
-    return conv(
-        middle,
-        pointwise,
-        b,
-        padding="VALID",
         dimension_numbers=numbers,
         activation=activation,
         precision=precision,

@@ -59,6 +59,7 @@ def define(
     linear: bool = False,
     keeps: bool = False,
     multiple_results: bool = False,
+    made_of_ops: bool = False,
     infer: Callable[..., Any] | None = None,
 ) -> OpDef:
     """Turns a reference function into a named primitive, and enters it in the registry.
@@ -79,6 +80,8 @@ def define(
         keeps: what the tangent needs of the value's computation is kept rather than computed again,
             see `jaxpress.nnops.keeping`; for loops, and what XLA does not merge.
         multiple_results: the reference returns a sequence.
+        made_of_ops: the reference calls other named ops, and `raise_ops` puts these in its place,
+            so that no pass has to know of more than the parts.
         infer: ``infer(avals, params) -> aval | None``, a short cut to the result's shape and dtype
             for plain operands (no weak type, no explicit sharding); None asks for the trace.
 
@@ -118,6 +121,7 @@ def define(
         required=len(operands),
         defaults=defaults,
         normalize=normalize,
+        made_of_ops=made_of_ops,
         keeping=keeping,
     )
     general = linear_jvp if linear else kept_jvp if keeps else general_jvp

@@ -8,6 +8,7 @@ name survives ``grad`` and nothing is drawn twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError, explained
-from jaxpress.nnops.opdef import OpDef
+from jaxpress.nnops.opdef import OpDef, ops
 from jaxpress.nnops.settings import integer, static_value
 from jaxpress.nnops.transforms import general_batch, is_zero, zero_like
 
@@ -38,10 +39,10 @@ def _draw(key: Any, x: Any, params: Mapping[str, Any]) -> Any:
     return jax.random.bernoulli(key, probability, _mask_shape(x, params["broadcast_dims"]))
 
 
-def _dropout(x: Any, key: Any = None, keep: Any = None, **params: Any) -> Any:
+def _dropout(op: str, x: Any, key: Any = None, keep: Any = None, **params: Any) -> Any:
     if (key is None) == (keep is None):
         operands = {"x": x, "key": key, "keep": keep}
-        raise OpError("dropout", "it takes a key or a mask", operands, "give one of them")
+        raise OpError(op, "it takes a key or a mask", operands, "give one of them")
     keep = _draw(key, x, params) if keep is None else keep
     share = 1.0 - params["rate"]
     if params["form"] == "multiply":
@@ -84,18 +85,72 @@ def _normalize(params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "broadcast_dims": tuple(params["broadcast_dims"])}
 
 
-_DROPOUT = define(
-    "dropout",
-    _dropout,
-    optional=("key", "keep"),
-    defaults={"rate": 0.0, "broadcast_dims": (), "form": FORMS[0], "draw": "float32"},
-    normalize=_normalize,
-    jvp=_jvp,
-    batch=general_batch,
-)
+# The same arithmetic under the two names by which people know it.
+for _name in ("dropout", "stochastic_depth"):
+    define(
+        _name,
+        partial(_dropout, _name),
+        optional=("key", "keep"),
+        defaults={"rate": 0.0, "broadcast_dims": (), "form": FORMS[0], "draw": "float32"},
+        normalize=_normalize,
+        jvp=_jvp,
+        batch=general_batch,
+    )
 
 
-@explained
+def _checked(
+    op: str,
+    x: Any,
+    key: Any,
+    rate: float,
+    deterministic: bool,
+    broadcast_dims: int | Sequence[int],
+) -> jax.Array:
+    x = jnp.asarray(x)
+    rate = static_value(op, "rate", rate, 0.0) + 0.0  # -0.0 is another number here
+    if not 0.0 <= rate <= 1.0:
+        raise OpError(op, f"rate is {rate}", {"x": x}, "give a number from 0 to 1")
+    if not isinstance(broadcast_dims, Sequence):
+        broadcast_dims = (broadcast_dims,)
+    dims = [integer(op, "broadcast_dims", d) for d in broadcast_dims]
+    if any(not -x.ndim <= d < x.ndim for d in dims):
+        raise OpError(op, f"broadcast_dims are {dims}", {"x": x}, f"give axes below {x.ndim}")
+    if static_value(op, "deterministic", deterministic, False) or rate == 0.0:
+        return x
+    key = random_key(op, key, {"x": x})
+    if rate == 1.0:  # dividing by 0 would make gradients NaN
+        return jnp.zeros_like(x)
+    # Counted from the end, so that leading batch dimensions change nothing.
+    dims = tuple(sorted({d % x.ndim - x.ndim for d in dims}))
+    draw = jax.dtypes.canonicalize_dtype(float).name
+    return ops[op].rebind({"x": x, "key": key}, rate=rate, broadcast_dims=dims, draw=draw)
+
+
+def _drop(
+    x: Any, key: Any, rate: float, deterministic: bool, broadcast_dims: int | Sequence[int]
+) -> jax.Array:
+    return _checked("dropout", x, key, rate, deterministic, broadcast_dims)
+
+
+def _drop_branch(x: Any, key: Any, rate: float, deterministic: bool, mode: str) -> jax.Array:
+    x, op = jnp.asarray(x), "stochastic_depth"
+    if mode not in ("row", "batch") or x.ndim < 1:
+        mend = "give 'row' or 'batch', x with axes"
+        raise OpError(op, f"mode is {mode!r}", {"x": x}, mend)
+    shared = range(1 if mode == "row" else 0, x.ndim)
+    return _checked(op, x, key, rate, deterministic, tuple(shared))
+
+
+_drop.__name__, _drop_branch.__name__ = "dropout", "stochastic_depth"
+# Where nothing is drawn, x itself is the result, and not another array.
+_as_it_is, _as_it_is_branch = explained(_drop), explained(_drop_branch)
+_drawn, _drawn_branch = eagerly_jitted(_drop), eagerly_jitted(_drop_branch)
+
+
+def _draws(rate: Any, deterministic: Any) -> bool:
+    return deterministic is False and type(rate) is float and rate > 0
+
+
 def dropout(
     x: Any,
     key: Any,
@@ -135,11 +190,10 @@ def dropout(
         >>> nnops.dropout(3.0, None, rate=0.2, deterministic=True).tolist()
         3.0
     """
-    run = _drawn if deterministic is False and type(rate) is float and rate else _checked
-    return run("dropout", x, key, rate, deterministic, broadcast_dims)
+    run = _drawn if _draws(rate, deterministic) else _as_it_is
+    return run(x, key, rate, deterministic, broadcast_dims)
 
 
-@explained
 def stochastic_depth(
     x: Any, key: Any, *, rate: float, deterministic: bool = False, mode: str = "row"
 ) -> jax.Array:
@@ -155,7 +209,7 @@ def stochastic_depth(
         mode: ``"row"``, a draw for each sample (axis 0), or ``"batch"``, one for all.
 
     Returns:
-        An array of x's shape and dtype. A graph shows ``dropout`` with ``broadcast_dims``.
+        An array of x's shape and dtype.
 
     Raises:
         OpError: as dropout does; or mode is neither, or x has no axis.
@@ -170,49 +224,11 @@ def stochastic_depth(
         >>> bool((y[:, :1] == y).all())
         True
     """
-    ndim = x.ndim if hasattr(x, "ndim") else jnp.asarray(x).ndim
-    if mode not in ("row", "batch") or ndim < 1:
-        raise OpError(
-            "stochastic_depth", f"mode is {mode!r}", {"x": x}, "give 'row' or 'batch', x with axes"
-        )
-    shared = tuple(range(1 if mode == "row" else 0, ndim))
-    run = _drawn if deterministic is False and type(rate) is float and rate else _checked
-    return run("stochastic_depth", x, key, rate, deterministic, shared)
+    run = _drawn_branch if _draws(rate, deterministic) else _as_it_is_branch
+    return run(x, key, rate, deterministic, mode)
 
 
 drop_path = stochastic_depth
-
-
-def _checked(
-    op: str,
-    x: Any,
-    key: Any,
-    rate: float,
-    deterministic: bool,
-    broadcast_dims: int | Sequence[int],
-) -> jax.Array:
-    x = jnp.asarray(x)
-    rate = static_value(op, "rate", rate, 0.0) + 0.0  # -0.0 is another number here
-    if not 0.0 <= rate <= 1.0:
-        raise OpError(op, f"rate is {rate}", {"x": x}, "give a number from 0 to 1")
-    if not isinstance(broadcast_dims, Sequence):
-        broadcast_dims = (broadcast_dims,)
-    dims = [integer(op, "broadcast_dims", d) for d in broadcast_dims]
-    if any(not -x.ndim <= d < x.ndim for d in dims):
-        raise OpError(op, f"broadcast_dims are {dims}", {"x": x}, f"give axes below {x.ndim}")
-    if static_value(op, "deterministic", deterministic, False) or rate == 0.0:
-        return x
-    key = random_key(op, key, {"x": x})
-    if rate == 1.0:  # dividing by 0 would make gradients NaN
-        return jnp.zeros_like(x)
-    # Counted from the end, so that leading batch dimensions change nothing.
-    dims = tuple(sorted({d % x.ndim - x.ndim for d in dims}))
-    draw = jax.dtypes.canonicalize_dtype(float).name
-    return _DROPOUT.rebind({"x": x, "key": key}, rate=rate, broadcast_dims=dims, draw=draw)
-
-
-# Where nothing is drawn, x itself is the result, and not another array.
-_drawn = eagerly_jitted(_checked)
 
 
 def random_key(op: str, key: Any, given: Mapping[str, Any]) -> Any:

@@ -62,6 +62,7 @@ class OpDef:
         required: how many of them cannot be left out.
         defaults: static parameters and what they are when nobody says.
         normalize: static parameters as people write them -> as the primitive holds them.
+        made_of_ops: the reference calls other named ops; passes work on those.
         keeping: None, or the primitive with further results for the derivative, see
             `jaxpress.nnops.keeping`.
     """
@@ -74,6 +75,7 @@ class OpDef:
     required: int
     defaults: Mapping[str, Any]
     normalize: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    made_of_ops: bool = False
     keeping: Any = None
 
     def present(self, params: Mapping[str, Any]) -> tuple[str, ...]:

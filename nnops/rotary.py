@@ -134,6 +134,30 @@ def _with_heads(table: Any, x: Any) -> Any:
     return lax.expand_dims(table, tuple(range(x.ndim - table.ndim)))
 
 
+def _tables(positions: Any, *, features: int, base: float, interleaved: bool) -> Any:
+    angles = _angles(positions, features, base)
+    if interleaved:
+        angles = jnp.repeat(angles, 2, axis=-1)
+    else:
+        angles = jnp.concatenate([angles, angles], -1)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _tables_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
+    # One position after another, so the results only gain the mapped axis in front.
+    return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), (0, 0)
+
+
+_TABLES = define(
+    "rotary_tables",
+    _tables,
+    operands=("positions",),
+    defaults={"features": 0, "base": BASE, "interleaved": False},
+    multiple_results=True,
+    batch=_tables_batch,
+)
+
+
 @eagerly_jitted
 def rotary_tables(
     positions: Any, features: int, *, base: float = BASE, interleaved: bool = False
@@ -163,27 +187,32 @@ def rotary_tables(
         >>> cos.shape, float(sin[0, 0])
         ((2, 2), 0.0)
     """
-    angles = _angles("rotary_tables", positions, features, base)
-    if static_value("rotary_tables", "interleaved", interleaved, False):
-        angles = jnp.repeat(angles, 2, axis=-1)
-    else:
-        angles = jnp.concatenate([angles, angles], -1)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def _angles(op: str, positions: Any, features: int, base: float) -> Any:
     positions = jnp.asarray(positions)
+    params = _encoding("rotary_tables", features, base, interleaved, False)
+    cos, sin = _TABLES.rebind({"positions": positions}, **params)
+    return cos, sin
+
+
+def _encoding(op: str, features: Any, base: Any, flag: Any, usual: bool) -> dict[str, Any]:
+    """The parameters of an op that encodes positions."""
     features = integer(op, "features", features)
-    base = static_value(op, "base", base, BASE)
     if features <= 0 or features % 2:
         raise OpError(op, f"features is {features}", mend="give an even number of features")
+    return {
+        "features": features,
+        "base": static_value(op, "base", base, BASE),
+        "interleaved": static_value(op, "interleaved", flag, usual),
+    }
+
+
+def _angles(positions: Any, features: int, base: float) -> Any:
     dtype = jnp.promote_types(positions.dtype, jnp.float32)
     exponents = jnp.arange(features // 2, dtype=dtype) * (-2.0 / features)
     return positions.astype(dtype)[..., None] * jnp.asarray(base, dtype) ** exponents
 
 
 def _sinusoidal(positions: Any, *, features: int, base: float, interleaved: bool) -> Any:
-    angles = _angles("sinusoidal_encoding", positions, features, base)
+    angles = _angles(positions, features, base)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     if interleaved:
         return jnp.stack([sin, cos], -1).reshape(*positions.shape, features)
@@ -233,10 +262,5 @@ def sinusoidal_encoding(
         [0.0, 1.0, 0.0, 1.0]
     """
     positions = jnp.asarray(positions)
-    _angles("sinusoidal_encoding", positions, features, base)
-    return _SINUSOIDAL.rebind(
-        {"positions": positions},
-        features=integer("sinusoidal_encoding", "features", features),
-        base=static_value("sinusoidal_encoding", "base", base, BASE),
-        interleaved=static_value("sinusoidal_encoding", "interleaved", interleaved, True),
-    )
+    params = _encoding("sinusoidal_encoding", features, base, interleaved, True)
+    return _SINUSOIDAL.rebind({"positions": positions}, **params)

@@ -17,7 +17,10 @@ __all__ = ["eliminate_common_subexpressions", "eliminate_dead_code", "inline"]
 
 # Operations that draw random numbers: two draws are never merged, even from one key. And barriers:
 # somebody put them there so that something is computed twice.
-_KEPT_APART = ("random_", "threefry", "rng_", "philox", "dropout", "optimization_barrier")
+_KEPT_APART = (
+    *("random_", "threefry", "rng_", "philox", "dropout", "stochastic_depth"),
+    "optimization_barrier",
+)
 
 
 def inline(graph: Graph) -> Graph:

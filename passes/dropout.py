@@ -97,7 +97,7 @@ def _still_drawn(graph: Graph) -> list[str]:
 class _ChosenDropout:
     """A dropout that is chosen, with all its operands."""
 
-    names = frozenset({"dropout"})
+    names = frozenset({"dropout", "stochastic_depth"})
     size = 1
 
     def __init__(self, chosen: Callable[[Node, str], bool]):
@@ -214,7 +214,7 @@ def _site_chooser(where: Where) -> Callable[[Node], bool]:
         several = [_site_chooser(part) for part in where]
         return lambda node: any(one(node) for one in several)
     inner = chooser(where)
-    ops = nnops.registry().keys() - {"dropout"}
+    ops = nnops.registry().keys() - {"dropout", "stochastic_depth"}
     if isinstance(where, str) and where not in ops:
         ops = LAYERS
     return lambda node: node.op in ops and inner(node, "")

@@ -34,6 +34,7 @@ from jaxpress.passes.rules.fuse import FUSE_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
+from jaxpress.passes.rules.open_ops import open_rules
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
@@ -80,7 +81,7 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
     rest = LOSS_RULES + pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)
-    return sequences + linear + rest
+    return open_rules(ops) + sequences + linear + rest
 
 
 def _clip_rules(ops: Collection[str] | None) -> RuleSet:

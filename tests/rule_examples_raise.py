@@ -40,6 +40,8 @@ from rule_functions import (
 from helpers import array, conv, positive
 from jaxpress import nnops
 
+HEADS = [array(3, 2, 4), array(3, 1, 4), array(3, 1, 4), array(2, 4, 3)]
+
 __all__ = ["RAISING"]
 
 
@@ -93,6 +95,17 @@ RAISING: dict[str, Case] = {
     ),
     "raise_attend": Case(
         lambda t, i: nnops.embedding(i, t) @ t.T, (TABLE, IDS), lambda t, i: jnp.sin(t[:2]) @ t.T
+    ),
+    # Ops that are made of others.
+    "open_multi_head_attention": Case(
+        lambda x: nnops.multi_head_attention(x, None, None, *HEADS, is_causal=True),
+        (STEPS,),
+        lambda x: nnops.dense(nnops.dense(x, array(3, 5)), array(5, 3)),
+    ),
+    "open_separable_conv": Case(
+        lambda x: nnops.separable_conv(x, array(3, 3, 1, 3), array(1, 1, 3, 5)),
+        (IMAGE,),
+        lambda x: nnops.conv(nnops.depthwise_conv(x, array(3, 3, 1, 3)), array(1, 1, 3, 5)),
     ),
     # Pooling.
     "raise_max_pool": Case(

@@ -71,6 +71,15 @@ oracle(
     "flax.linen.Conv",
     lambda x, w, b: jax.nn.relu(bound(linen.Conv(3, (2, 2)), kernel=w, bias=b)(x)),
 )
+oracle(
+    "separable_conv",
+    "flax.linen.Conv, twice",
+    lambda x, d, p, b: jax.nn.relu(
+        bound(linen.Conv(3, (1, 1)), kernel=p, bias=b)(
+            bound(linen.Conv(2, (2, 2), feature_group_count=2, use_bias=False), kernel=d)(x)
+        )
+    ),
+)
 oracle("max_pool", "flax.linen.max_pool", lambda x: linen.max_pool(x, (2, 2)))
 oracle("min_pool", "flax.linen.max_pool", lambda x: -linen.max_pool(-x, (2, 2)))
 oracle("avg_pool", "flax.linen.avg_pool", lambda x: linen.avg_pool(x, (2, 2)))
@@ -210,6 +219,22 @@ oracle(
         *(q, jnp.repeat(k, 2, -2), jnp.repeat(v, 2, -2), b), m & jnp.tri(3, dtype=bool)
     ),
 )
+oracle(
+    "multi_head_attention",
+    "flax.linen.MultiHeadDotProductAttention",
+    lambda x, q, k, v, o, b: bound(
+        linen.MultiHeadDotProductAttention(2, qkv_features=4, out_features=3, param_dtype=x.dtype),
+        query={"kernel": q, "bias": jnp.zeros_like(q[0])},
+        key={"kernel": jnp.repeat(k, 2, 1), "bias": jnp.zeros_like(q[0])},
+        value={"kernel": jnp.repeat(v, 2, 1), "bias": jnp.zeros_like(q[0])},
+        out={"kernel": o, "bias": b},
+    )(x, mask=jnp.tri(3, dtype=bool)),
+)
+oracle(
+    "rotary_tables",
+    "formula",
+    lambda x: [jnp.tile(f(x[:, None] / jnp.asarray([1.0, 100.0])), 2) for f in (jnp.cos, jnp.sin)],
+)
 oracle("rotary_embedding", "jax.numpy, complex numbers", _rotary)
 oracle(
     "sinusoidal_encoding",
@@ -235,6 +260,11 @@ oracle(
     "dropout",
     "flax.linen.Dropout",
     lambda x, key: bound(linen.Dropout(0.5))(x, deterministic=False, rng=key),
+)
+oracle(
+    "stochastic_depth",
+    "jax.random.bernoulli",
+    lambda x, key: x * jax.random.bernoulli(key, 0.5, (len(x), 1)) / 0.5,
 )
 
 oracle("mean_squared_error", "optax.squared_error", optax.squared_error)

@@ -172,6 +172,11 @@ sample(
 sample("embedding", nnops.embedding, np.arange(N) % 4, (4, 3), sees_nan=False)
 sample("attend", nnops.attend, (N, 3), (4, 3))
 sample("conv", lambda *a: nnops.conv(*a, activation="relu"), (N, 4, 3, 2), (2, 2, 2, 3), (3,))
+sample(
+    "separable_conv",
+    lambda *a: nnops.separable_conv(*a, activation="relu"),
+    *((N, 4, 3, 2), (2, 2, 1, 2), (1, 1, 2, 3), (3,)),
+)
 sample("max_pool", lambda x: nnops.max_pool(x, (2, 2)), (N, 4, 4, 2))
 sample("min_pool", lambda x: nnops.min_pool(x, (2, 2)), (N, 4, 4, 2))
 sample("avg_pool", lambda x: nnops.avg_pool(x, (2, 2)), (N, 4, 4, 2))
@@ -236,8 +241,16 @@ sample(
     np.broadcast_to(np.eye(3, dtype=bool) | (np.arange(3) > 0), (N, 2, 3, 3)),
     batched=5,
 )
+sample(
+    "multi_head_attention",
+    lambda x, q, k, v, o, b: nnops.multi_head_attention(
+        x, None, None, q, k, v, o, None, None, None, b, is_causal=True
+    ),
+    *((N, 3, 4), (4, 2, 2), (4, 1, 2), (4, 1, 2), (2, 2, 3), (3,)),
+)
 _COS, _SIN = map(np.asarray, nnops.rotary_tables(np.arange(3), 4))
 sample("rotary_embedding", nnops.rotary_embedding, (N, 3, 2, 4), _COS, _SIN)
+sample("rotary_tables", lambda x: list(nnops.rotary_tables(x, 4)), np.arange(N), keeps_dtype=False)
 sample("sinusoidal_encoding", lambda x: nnops.sinusoidal_encoding(x, 4), (N,), keeps_dtype=False)
 sample(
     "kv_cache_update",
@@ -254,6 +267,12 @@ sample("shift", nnops.shift, (N, 3))
 
 sample(
     "dropout", lambda x, key: nnops.dropout(x, key, rate=0.5), (N, 3), jax.random.key(0), mixes=True
+)
+sample(
+    "stochastic_depth",
+    lambda x, key: nnops.stochastic_depth(x, key, rate=0.5),
+    *((N, 3), jax.random.key(0)),
+    mixes=True,
 )
 
 for _name in ("mean_squared_error", "mean_absolute_error", "huber", "binary_cross_entropy"):

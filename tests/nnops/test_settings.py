@@ -80,6 +80,7 @@ CALLS = {
     "separable_conv": (X, D, np.ones((1, 1, 2, 3))),
     "dot_product_attention": (X, X, X), "rotary_tables": (IDS, 2), "sinusoidal_encoding": (IDS, 2),
     "rotary_embedding": (X, np.ones((4, 2)), np.ones((4, 2))), "kv_cache_update": (X, X, 0),
+    "multi_head_attention": (S, None, None, *[np.ones((2, 2, 3))] * 3, np.ones((2, 3, 2))),
     "dropout": (V, KEY), "stochastic_depth": (V, KEY),
     "lstm": (S, None, None, LSTM, LSTM), "lstm_cell": (TWO, TWO, TWO, LSTM, LSTM),
     "gru": (S, None, GRU, GRU), "gru_cell": (TWO, TWO, GRU, GRU),
@@ -91,7 +92,7 @@ ALSO = {
     "einsum_dense": {"equation": "...d,dh->...h"},
     "dropout": {"rate": 0.5},
     "stochastic_depth": {"rate": 0.5},
-    "dot_product_attention": {"dropout_key": KEY, "dropout_rate": 0.5},
+    **each("dot_product_attention multi_head_attention", {"dropout_key": KEY, "dropout_rate": 0.5}),
 }
 
 
