@@ -33,10 +33,16 @@ from jaxpress.passes.view import View, scalar_value
 __all__ = ["FOLD_CHAIN_RULES", "product_loses"]
 
 _EXACTLY = lax.Precision.HIGHEST
+# Each of several users asks about all: no more than these, and the cost stays linear in the graph.
+MAX_USERS = 8
 
 
 class _LinearAfterLinear:
-    """``linear(linear(x, v), w)`` without an activation between, where one is cheaper than two."""
+    """``linear(linear(x, v), w)`` without an activation between, where one is cheaper than two.
+
+    Where several take what the first makes, such as the projections of an attention, it is folded
+    into each of them if it can be folded into all.
+    """
 
     size = 2
 
@@ -45,34 +51,61 @@ class _LinearAfterLinear:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        if node.params.get("mapped"):
-            state.fail(lambda: f"{node.op} is mapped over several weights", node)
-            return None
-        second = operands_of(view, node)
-        found = linear_maker(state, second["x"], node)
+        value = operands_of(view, node)["x"]
+        found = linear_maker(state, value, node, shared=True)
         if found is None:
             return None
-        maker = found[0]
+        maker, alone = found[0], view.use_count(value) == 1
+        users = [node]
+        if not alone:
+            users = sorted(view.users(value), key=lambda user: user is not node)
+            others = view.use_count(value) != len(users) or any(u.op != maker.op for u in users)
+            if others or len(users) > MAX_USERS:
+                state.fail(lambda: f"{value!r} is used elsewhere as well", maker)
+                return None
+        more = -self.operations(view, maker)
+        for user in users:
+            if not self._folds(state, maker, user):
+                return None
+            more += self.product_operations(view, maker, user) - self.operations(view, user)
+        if more >= 0:
+            state.fail("one product would take as many operations as the two", node)
+            return None
         first = operands_of(view, maker)
-        if maker.op != node.op or "residual" in first:
-            state.fail(f"what comes before is another op than {node.op}, or adds a residual", maker)
-            return None
+        weights = {f"first_{k}": v for k, v in first.items() if k != "x"}
+        values = {**operands_of(view, node), **weights, "x": first["x"]}
+        # The last to be folded takes the first with it.
+        return Match(view, node, values, {"first": maker}, (maker,) if alone else ())
+
+    def _folds(self, state: State, maker: Node, node: Node) -> bool:
+        """Whether the algebra allows it."""
+        view = state.view
+        if maker.op != node.op:
+            return state.fail(f"what comes before is another op than {node.op}", maker)
+        if node.params.get("mapped"):
+            return state.fail(f"{node.op} is mapped over several weights", node)
+        first, second = operands_of(view, maker), operands_of(view, node)
+        if "residual" in first or second["x"] is not maker.output:
+            return state.fail("what comes before adds a residual, or is no data", maker)
         if not (is_foldable(state, node, {}) and is_foldable(state, maker, {})):
-            return None
+            return False
         types = {v.dtype for v in (first["x"], first["w"], second["x"], second["w"], node.output)}
         if len(types) != 1 or maker.params["precision"] != node.params["precision"]:
-            state.fail("the two have other dtypes or precisions", node)
-            return None
+            return state.fail("the two have other dtypes or precisions", node)
         reason = self.refuses(maker, node, first, second)
         reason = reason or self.loses(view, maker, node, first, second)
-        if reason:
-            state.fail(reason, node)
-            return None
-        weights = {f"first_{k}": v for k, v in first.items() if k != "x"}
-        values = {**second, **weights, "x": first["x"]}
-        return Match(view, node, values, {"first": maker}, (maker,))
+        return not reason or state.fail(reason, node)
 
     def refuses(self, maker: Node, node: Node, first: Any, second: Any) -> str | None:
+        """Why the two cannot be one, if they cannot."""
+        return None
+
+    def operations(self, view: View, node: Node) -> int:
+        """How many products of two numbers a node takes, up to a factor that all share."""
+        raise NotImplementedError
+
+    def product_operations(self, view: View, maker: Node, node: Node) -> int:
+        """Those of the one that the two become."""
         raise NotImplementedError
 
     def loses(self, view: View, maker: Node, node: Node, first: Any, second: Any) -> str | None:
@@ -98,12 +131,12 @@ class _LinearAfterLinear:
 
 
 class _DenseAfterDense(_LinearAfterLinear):
-    def refuses(self, maker: Node, node: Node, first: Any, second: Any) -> str | None:
-        inner, between = first["w"].shape
-        out = second["w"].shape[1]
-        if inner * out >= (inner + out) * between:
-            return "one product would take as many operations as the two"
-        return None
+    def operations(self, view: View, node: Node) -> int:
+        return math.prod(operands_of(view, node)["w"].shape)
+
+    def product_operations(self, view: View, maker: Node, node: Node) -> int:
+        first, second = (operands_of(view, n)["w"] for n in (maker, node))
+        return first.shape[0] * second.shape[1]
 
     def between(self, maker: Node, node: Node) -> tuple[int, int]:
         return 1, 0
@@ -155,16 +188,23 @@ class _ConvAfterConv(_LinearAfterLinear):
         taps = [math.prod(size) for size in sizes]
         if _pointwise_first(maker, node, taps, "b" in first) is None:
             return "neither looks at one place at a time, or it pads around that"
-        places = [
-            math.prod(n.output.shape[i] for i in d.out_spec[2:])
-            for n, d in zip((maker, node), numbers, strict=True)
-        ]
-        inner, between = (first["w"].shape[i] for i in numbers[0].rhs_spec[1::-1])
-        out = second["w"].shape[numbers[1].rhs_spec[0]]
-        cost = between * (places[0] * taps[0] * inner + places[1] * taps[1] * out)
-        if places[1] * max(taps) * inner * out >= cost:
-            return "one convolution would take as many operations as the two"
         return None
+
+    def operations(self, view: View, node: Node) -> int:
+        numbers = specs(node.params["dimension_numbers"])
+        places = math.prod(node.output.shape[i] for i in numbers.out_spec[2:])
+        return places * math.prod(operands_of(view, node)["w"].shape)
+
+    def product_operations(self, view: View, maker: Node, node: Node) -> int:
+        layouts = [specs(n.params["dimension_numbers"]) for n in (maker, node)]
+        shapes = [operands_of(view, n)["w"].shape for n in (maker, node)]
+        taps = max(
+            math.prod(shape[i] for i in n.rhs_spec[2:])
+            for shape, n in zip(shapes, layouts, strict=True)
+        )
+        places = math.prod(node.output.shape[i] for i in layouts[1].out_spec[2:])
+        inner, out = shapes[0][layouts[0].rhs_spec[1]], shapes[1][layouts[1].rhs_spec[0]]
+        return places * taps * inner * out
 
     def between(self, maker: Node, node: Node) -> tuple[int, int]:
         first, second = (specs(n.params["dimension_numbers"]).rhs_spec for n in (maker, node))

@@ -63,6 +63,7 @@ def linear_maker(
     user: Node,
     through: frozenset[str] = frozenset(),
     ops: frozenset[str] = LINEAR_OPS,
+    shared: bool = False,
 ) -> tuple[Node, tuple[Node, ...]] | None:
     """The linear op that makes ``value`` for ``user`` alone, with no activation yet.
 
@@ -72,6 +73,7 @@ def linear_maker(
       user: a node.
       through: the steps that may stand between.
       ops: which ops are meant.
+      shared: others may take what the op makes as well; the caller sees to them.
 
     Returns:
       The op and the steps behind it, in the order in which they run; ``None`` if there is none.
@@ -88,7 +90,7 @@ def linear_maker(
     if node.params["activation"] is not None:
         state.fail(f"{node.op} has an activation already", node)
         return None
-    if not _is_private(view, value, user):
+    if not shared and not _is_private(view, value, user):
         state.fail(lambda: f"{value!r} is used elsewhere as well", node)
         return None
     return node, tuple(reversed(steps))

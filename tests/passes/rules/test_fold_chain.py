@@ -64,6 +64,44 @@ def test_two_dense_ops_that_stay(fn, because) -> None:
     assert_refuses(FOLD_DENSE_CHAIN, fn, D, because=because)
 
 
+def several(*widths):
+    """A dense op whose result other ones take, of these widths."""
+
+    def fn(x):
+        y = nnops.dense(x, array(5, 6), array(6))
+        return [nnops.dense(y, array(6, n, seed=i), activation="silu")
+                for i, n in enumerate(widths)]  # fmt: skip
+
+    return fn
+
+
+def test_one_is_folded_into_all_that_take_it() -> None:
+    graph = assert_applies(FOLD_DENSE_CHAIN, several(2, 3, 4), D, times=3)
+    assert all(node.inputs[0] is graph.inputs[0] for node in graph.find("dense"))
+    assert graph.count()["dense"] == 3
+    assert_optimizes(default, several(2, 3, 4), D, ops={"dense": 1, "slice": 3})
+    # Together they are cheaper; the one that cannot be folded would need the first as well.
+    wide = lambda x: (lambda y: (nnops.dense(y, array(2, 9)), nnops.dense(y, array(2, 9))))(  # noqa: E731
+        nnops.dense(x, array(5, 2))
+    )
+    assert_refuses(FOLD_DENSE_CHAIN, wide, D, because="as many")
+    one_stays = lambda x: (lambda y: (nnops.dense(y, array(6, 2)), nnops.dense(y, y.T)))(  # noqa: E731
+        nnops.dense(x, array(5, 6))
+    )
+    assert_refuses(FOLD_DENSE_CHAIN, one_stays, D, because="elsewhere")
+    assert_refuses(FOLD_DENSE_CHAIN, several(*[1] * 9), D, because="elsewhere")
+
+
+def test_parallel_convolutions_take_in_what_comes_before_them() -> None:
+    def fn(x):
+        y = nnops.conv(x, array(1, 1, 3, 8))
+        return [nnops.conv(y, array(1, 1, 8, n)) for n in (2, 3)]
+
+    x = array(2, 4, 4, 3)
+    assert_applies(FOLD_CONV_CHAIN, fn, x, times=2)
+    assert_optimizes(default, fn, x, ops={"conv": 1, "slice": 2})
+
+
 def test_integers_stay() -> None:
     x, v, w = (jnp.round(v).astype("int32") for v in (D, array(5, 8), array(8, 6)))
     assert_refuses(FOLD_DENSE_CHAIN, lambda x: nnops.dense(nnops.dense(x, v), w), x)
