@@ -88,9 +88,10 @@ def eagerly_jitted(fn: Function) -> Function:
             return _AS_IT_IS
         # What is None is so for every call of these types, and costs each some time in jit.
         given = [i for i, v in enumerate(values) if v is not None]
+        count = len(values)  # the values themselves are not to be kept alive
 
         def run(*picked: Any) -> Any:
-            whole: list[Any] = [None] * len(values)
+            whole: list[Any] = [None] * count
             for i, value in zip(given, picked, strict=True):
                 whole[i] = _decoded(value)
             return itself(whole)
@@ -151,8 +152,9 @@ def _with_signature(
         star = "*" if several else ""
         header.append(f"{star}{p.name}" + f"=_defaults[{i}]" * (p.default is not p.empty))
         values += f"{star}{p.name}, "
-        types += f"*map(type, {p.name}), " if several else f"type({p.name}), "
-    space = {"_dispatch": dispatch, "_defaults": [p.default for p in parameters]}
+        types += f"*map(_type, {p.name}), " if several else f"_type({p.name}), "
+    defaults = [p.default for p in parameters]
+    space = {"_dispatch": dispatch, "_defaults": defaults, "_type": type}
     text = f"def call({', '.join(header)}): return _dispatch(({types}), ({values}))"
     # In a file of this folder, so that it is never taken for the line in the user's code.
     exec(compile(text, f"{__file__}: {name}", "exec"), space)

@@ -1,7 +1,9 @@
 """Ops called outside of any trace."""
 
+import gc
 import inspect
 import sys
+import weakref
 from typing import Any
 
 import jax
@@ -271,6 +273,19 @@ def test_signatures_and_their_errors_are_the_functions_own():
         assert str(got.value) == str(want.value)
     with pytest.raises(TypeError, match="named parameters"):
         eagerly_jitted(lambda x, **options: x)
+
+
+def test_arrays_of_a_call_are_not_kept():
+    @eagerly_jitted
+    def first(x: Any, y: Any = None, *, times: int = 1):
+        return x
+
+    x = jnp.ones(3)
+    first(x, x, times=2)
+    kept = weakref.ref(x)
+    del x
+    gc.collect()
+    assert kept() is None
 
 
 def test_nan_is_one_setting():
