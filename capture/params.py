@@ -30,7 +30,10 @@ _HIDDEN = frozenset(
 # What a parameter is when nobody asked for anything.
 _USUAL: dict[str, tuple[Any, ...]] = {
     "batch_group_count": (1,),
+    "dropout_form": ("select",),
+    "dropout_rate": (0.0,),
     "feature_group_count": (1,),
+    "form": ("select",),
     "groups": (1,),
     "inline": ("Inline.NEVER", "Inline.AUTO"),
     "is_stable": (True,),
