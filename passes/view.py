@@ -73,7 +73,8 @@ _MOVEMENT = frozenset(
 )
 
 
-_SCALAR_MOVES = frozenset({"broadcast_in_dim", "convert_element_type", "reshape"})
+# A number inside shard_map that varies from device to device by its type alone is the number.
+_SCALAR_MOVES = frozenset({"broadcast_in_dim", "convert_element_type", "reshape", "pvary"})
 
 
 def scalar_under(view: View, value: Value) -> Literal | None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpress.capture import Graph, Literal, Node, Value, compat, graph_of_jaxpr
 from jaxpress.capture.template import inline_calls
+from jaxpress.capture.varying import varying_axes
 
 __all__ = ["body_texts", "canonical_text", "custom_jvp_signature"]
 
@@ -28,6 +31,8 @@ _ELEMENTWISE = frozenset({
     "sign", "sin", "sqrt", "square", "sub", "tanh",
 })
 # fmt: on
+
+_SMALL = frozenset(map(str, range(-8, 9)))
 
 _rules: dict[Any, str] = {}
 _MAX_RULES = 4096
@@ -69,7 +74,13 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
             if source in spread or (isinstance(source, Literal) and source.ndim == 0):
                 spread[node.output] = spell(source)
                 continue
-        if node.op in ("convert_element_type", "copy") and node.inputs[0] in numbers:
+        if node.op == "pvary" or _keeps_number(node, spread):
+            # Inside shard_map a value has to vary as what it meets does: it stays what it is.
+            (source,) = node.inputs
+            if isinstance(source, Literal) or source in spread:
+                spread[node.output] = spell(source)
+                continue
+        if node.op in ("convert_element_type", "copy", "pvary") and node.inputs[0] in numbers:
             (source,) = node.inputs
             if source.dtype == node.output.dtype:
                 numbers[node.output] = numbers[source]
@@ -97,6 +108,17 @@ def canonical_text(graph: Graph, active: tuple[Any, ...] = ()) -> str:
         lines.append(f"{outs} = {node.op}[{_params(node, base, active)}]({operands})")
     lines.append("return " + ", ".join(map(spell, graph.outputs)))
     return "\n".join(lines)
+
+
+def _keeps_number(node: Node, spread: Mapping[Value, str]) -> bool:
+    """Whether a node converts a number to its own type, or a small integer to floats."""
+    if node.op != "convert_element_type" or not jnp.issubdtype(node.output.dtype, jnp.floating):
+        return False
+    (source,) = node.inputs
+    if source.dtype == node.output.dtype:
+        return source in spread
+    text = _number(source.val) if isinstance(source, Literal) else spread.get(source)
+    return jnp.issubdtype(source.dtype, jnp.integer) and text in _SMALL
 
 
 def body_texts(node: Node) -> tuple[str, ...] | None:
@@ -190,8 +212,15 @@ def _rule_text(node: Node, active: tuple[Any, ...]) -> str:
         raise _UnknownRule
     # The rule is traced now, and has to meet the types that the equation was traced with.
     wide = any(getattr(v.dtype, "itemsize", 0) == 8 for v in node.inputs)
+    nothing = contextlib.nullcontext()
+    inside: contextlib.AbstractContextManager[Any] = nothing
+    if any(varying_axes(v.aval) for v in node.outputs):
+        mesh = node.ctx.cur_abstract_mesh
+        axes = frozenset(mesh.manual_axes)
+        params = {"mesh": mesh, "newly_manual_axes": axes, "check_vma": True}
+        inside = compat.body_context("shard_map", params)
     try:
-        with compat.enable_x64() if wide else contextlib.nullcontext():
+        with compat.enable_x64() if wide else nothing, inside:
             closed, zeros = compat.custom_jvp_rule(node.params, len(node.inputs))
     except Exception as error:  # of somebody's own rule, which may take no integers, for instance
         raise _UnknownRule from error

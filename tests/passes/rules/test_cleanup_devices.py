@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import lax
 from rule_functions import MESH
 
@@ -52,3 +53,22 @@ def test_what_nothing_else_makes_vary_stays() -> None:
     graph = jp.passes.cleanup(jp.trace(run)(*args))
     assert graph.count()["pvary"] == 1
     assert jnp.allclose(graph(*args), run(*args), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "relu6", "softplus", "log_sigmoid", "hard_silu", "mish", "elu", "silu"]
+)
+def test_activations_have_their_names_and_derivatives(name) -> None:
+    act = getattr(jax.nn, name)
+    run = lambda x: jax.shard_map(act, mesh=MESH, in_specs=SPEC("i"), out_specs=SPEC("i"))(x)  # noqa: E731
+    graph = jp.optimize(run).graph(X)
+    assert graph.count() == {"shard_map": 1, name: 1}
+    assert_equivalent(run, jp.optimize(run), X, vmap=False)
+
+
+def test_a_derivative_of_its_own_stays() -> None:
+    clipped = jax.custom_jvp(lambda x: jnp.maximum(x, 0))
+    clipped.defjvp(lambda x, t: (clipped(*x), jnp.where(x[0] > 0, 2 * t[0], 0)))
+    run = lambda x: jax.shard_map(clipped, mesh=MESH, in_specs=SPEC("i"), out_specs=SPEC("i"))(x)  # noqa: E731
+    assert jp.optimize(run).graph(X).count()["custom_jvp_call"] == 1
+    assert_equivalent(run, jp.optimize(run), X, vmap=False)
