@@ -23,10 +23,12 @@ from jaxpress.passes.rules.cleanup import (
     RESHAPE_CHAIN,
     TRANSPOSE_TWICE,
 )
+from jaxpress.passes.rules.cleanup_moves import JOINED_SLICES, SLICE_CHAIN
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_branches import FOLD_BRANCHES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
+from jaxpress.passes.rules.fold_joined import FOLD_JOINED
 from jaxpress.passes.rules.fold_part import FOLD_PART
 from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
 from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
@@ -72,6 +74,7 @@ __all__ = [
     "raise_ops",
     "select_kernels",
     "simplify",
+    "tidy_slices",
     "training",
 ]
 
@@ -122,6 +125,7 @@ fold_batch_norm = Pass(
     + FOLD_BEFORE_RULES
     + FOLD_SHIFTED
     + FOLD_PART
+    + FOLD_JOINED
     + FOLD_CHAIN_RULES
     + FOLD_BRANCHES
     + FUSE_PAD_RULES,
@@ -142,6 +146,12 @@ fuse_activation = Pass(
     after=("raise_ops", "fold_batch_norm"),
 )
 fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
+tidy_slices = Pass(
+    "tidy_slices",
+    SLICE_CHAIN + JOINED_SLICES,
+    "Pieces that are cut or joined again become one slice.",
+    after="fuse_parallel",
+)
 select_kernels = Pass("select_kernels", _select_kernels, after=("raise_ops", "fuse_activation"))
 hoist = Pass("hoist", _hoist, after="fold_batch_norm")
 fold_constants = Pass("fold_constants", _fold_constants, after=("fold_batch_norm", "hoist"))
@@ -160,6 +170,7 @@ default = Pipeline(
         fold_batch_norm,
         fuse_activation,
         fuse_parallel,
+        tidy_slices,
         hoist,
         select_kernels,
         cse,
@@ -170,7 +181,8 @@ default = Pipeline(
 )
 
 # Leaves weights what they are, since each step changes them: nothing is folded into them.
-training = Pipeline([p for p in default if p not in (fold_batch_norm, fuse_parallel)], "training")
+_KNOWN_WEIGHTS = (fold_batch_norm, fuse_parallel, tidy_slices)
+training = Pipeline([p for p in default if p not in _KNOWN_WEIGHTS], "training")
 
 # Also assumes that nobody differentiates the result.
 inference = Pipeline(
@@ -194,6 +206,7 @@ _PASSES = {
         hoist,
         select_kernels,
         fold_constants,
+        tidy_slices,
     )
 }
 _PRESETS = {p.name: p for p in (cleanup, default, training, inference)}
