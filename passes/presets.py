@@ -40,6 +40,7 @@ from jaxpress.passes.rules.open_ops import open_rules
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
+from jaxpress.passes.rules.raise_binary_cross_entropy import STABLE_CROSS_ENTROPY_RULES
 from jaxpress.passes.rules.raise_dropout import dropout_rules
 from jaxpress.passes.rules.raise_einsum_dense import EINSUM_DENSE_RULES
 from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
@@ -89,11 +90,12 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
 
 def _clip_rules(ops: Collection[str] | None) -> RuleSet:
     if ops is None:
-        return clip_rules()
-    if not {"max", "clamp", "prelu"} & set(ops):
+        return clip_rules() + STABLE_CROSS_ENTROPY_RULES
+    if not {"max", "clamp", "prelu", "log1p"} & set(ops):
         return RuleSet()
     # With a clip's name known, the activations that are written with it are known too.
-    return clip_rules(ops) + activation_rules({*ops, "relu", "relu6"})
+    rules = clip_rules(ops) + activation_rules({*ops, "relu", "relu6"})
+    return rules + STABLE_CROSS_ENTROPY_RULES if "log1p" in ops else rules
 
 
 inline = Pass("inline", _inline)
