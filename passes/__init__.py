@@ -26,6 +26,7 @@ from jaxpress.passes.presets import (
     raise_ops,
     select_kernels,
     simplify,
+    tidy_slices,
     training,
 )
 from jaxpress.passes.pruning import magnitude_mask
@@ -79,6 +80,7 @@ __all__ = [
     "select_kernels",
     "simplify",
     "through",
+    "tidy_slices",
     "traced",
     "training",
 ]

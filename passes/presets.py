@@ -23,10 +23,12 @@ from jaxpress.passes.rules.cleanup import (
     RESHAPE_CHAIN,
     TRANSPOSE_TWICE,
 )
+from jaxpress.passes.rules.cleanup_moves import JOINED_SLICES, SLICE_CHAIN
 from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_before import FOLD_BEFORE_RULES
 from jaxpress.passes.rules.fold_branches import FOLD_BRANCHES
 from jaxpress.passes.rules.fold_chain import FOLD_CHAIN_RULES
+from jaxpress.passes.rules.fold_joined import FOLD_JOINED
 from jaxpress.passes.rules.fold_part import FOLD_PART
 from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
 from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
@@ -38,6 +40,7 @@ from jaxpress.passes.rules.open_ops import open_rules
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
 from jaxpress.passes.rules.raise_batch_norm import RAISE_BATCH_NORM
+from jaxpress.passes.rules.raise_binary_cross_entropy import STABLE_CROSS_ENTROPY_RULES
 from jaxpress.passes.rules.raise_dropout import dropout_rules
 from jaxpress.passes.rules.raise_einsum_dense import EINSUM_DENSE_RULES
 from jaxpress.passes.rules.raise_embedding import EMBEDDING_RULES
@@ -72,6 +75,7 @@ __all__ = [
     "raise_ops",
     "select_kernels",
     "simplify",
+    "tidy_slices",
     "training",
 ]
 
@@ -86,11 +90,12 @@ def _raise_rules(ops: Collection[str] | None) -> RuleSet:
 
 def _clip_rules(ops: Collection[str] | None) -> RuleSet:
     if ops is None:
-        return clip_rules()
-    if not {"max", "clamp", "prelu"} & set(ops):
+        return clip_rules() + STABLE_CROSS_ENTROPY_RULES
+    if not {"max", "clamp", "prelu", "log1p"} & set(ops):
         return RuleSet()
     # With a clip's name known, the activations that are written with it are known too.
-    return clip_rules(ops) + activation_rules({*ops, "relu", "relu6"})
+    rules = clip_rules(ops) + activation_rules({*ops, "relu", "relu6"})
+    return rules + STABLE_CROSS_ENTROPY_RULES if "log1p" in ops else rules
 
 
 inline = Pass("inline", _inline)
@@ -122,6 +127,7 @@ fold_batch_norm = Pass(
     + FOLD_BEFORE_RULES
     + FOLD_SHIFTED
     + FOLD_PART
+    + FOLD_JOINED
     + FOLD_CHAIN_RULES
     + FOLD_BRANCHES
     + FUSE_PAD_RULES,
@@ -142,6 +148,12 @@ fuse_activation = Pass(
     after=("raise_ops", "fold_batch_norm"),
 )
 fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
+tidy_slices = Pass(
+    "tidy_slices",
+    SLICE_CHAIN + JOINED_SLICES,
+    "Pieces that are cut or joined again become one slice.",
+    after="fuse_parallel",
+)
 select_kernels = Pass("select_kernels", _select_kernels, after=("raise_ops", "fuse_activation"))
 hoist = Pass("hoist", _hoist, after="fold_batch_norm")
 fold_constants = Pass("fold_constants", _fold_constants, after=("fold_batch_norm", "hoist"))
@@ -160,6 +172,7 @@ default = Pipeline(
         fold_batch_norm,
         fuse_activation,
         fuse_parallel,
+        tidy_slices,
         hoist,
         select_kernels,
         cse,
@@ -170,7 +183,8 @@ default = Pipeline(
 )
 
 # Leaves weights what they are, since each step changes them: nothing is folded into them.
-training = Pipeline([p for p in default if p not in (fold_batch_norm, fuse_parallel)], "training")
+_KNOWN_WEIGHTS = (fold_batch_norm, fuse_parallel, tidy_slices)
+training = Pipeline([p for p in default if p not in _KNOWN_WEIGHTS], "training")
 
 # Also assumes that nobody differentiates the result.
 inference = Pipeline(
@@ -194,6 +208,7 @@ _PASSES = {
         hoist,
         select_kernels,
         fold_constants,
+        tidy_slices,
     )
 }
 _PRESETS = {p.name: p for p in (cleanup, default, training, inference)}

@@ -224,6 +224,11 @@ CASES: dict[str, Case] = {
         (X,),
         lambda x: (lambda a, b: a * (1.0 + a) * b)(*jnp.split(nnops.dense(x, array(4, 6)), 2, 1)),
     ),
+    "fold_joined": Case(
+        lambda x: lax.concatenate([nnops.relu(dense_of(x, B)), nnops.relu(dense_of(x))], 1),
+        (X,),
+        lambda x: lax.concatenate([nnops.relu(dense_of(x, B)), dense_of(x)], 1),
+    ),
     "fold_padded_norm": Case(
         lambda x: nnops.batch_norm(lax.pad(image_conv(x), 0.0, AROUND), KB, KS),
         (IMAGE,),

@@ -51,6 +51,12 @@ LOSSES: dict[str, Case] = {
         (X, P),
         lambda x, z: nnops.softplus(x) - z * jnp.sin(x),
     ),
+    "raise_stable_cross_entropy": Case(
+        lambda x, z: jnp.maximum(x, 0) - x * z + jnp.log1p(jnp.exp(-jnp.abs(x))),
+        (X, P),
+        lambda x, z: jnp.maximum(x, 0) - x * z + jnp.log1p(jnp.exp(-jnp.abs(z))),
+        gradients=False,
+    ),
     "raise_encoded_labels": Case(
         lambda x, y: nnops.softmax_cross_entropy(x, nnops.one_hot(y, 4)),
         (X, IDS),

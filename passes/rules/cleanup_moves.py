@@ -13,7 +13,7 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.axis_tracking import arrange, spread
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
-__all__ = ["MOVE_RULES", "is_plain"]
+__all__ = ["JOINED_SLICES", "MOVE_RULES", "SLICE_CHAIN", "is_plain"]
 
 
 def _ints(values: Any) -> list[int]:

@@ -26,7 +26,14 @@ from jaxpress.passes.known import mark_known
 from jaxpress.passes.record import Rewrite
 from jaxpress.passes.rules.weights import bias_shape, operands_of, rebind
 
-__all__ = ["MAX_ROWS", "fuse_parallel"]
+__all__ = [
+    "MAX_ROWS",
+    "bias_axis",
+    "feature_labels",
+    "fuse_parallel",
+    "result_axis",
+    "weight_axis",
+]
 
 # With more rows than this, two products keep all cores busy one by one, and cutting the result in
 # pieces costs more than the wider product saves. Measured with 2 cores on JAX 0.10 and 0.12: whole
@@ -104,11 +111,11 @@ def _groups(editor: Editor, nodes: list[Node], max_rows: int) -> Iterable[tuple[
             fitting.setdefault(named, []).append(node)
     for alike in fitting.values():
         rest = alike
-        for label in _labels(alike[0]) if len(alike) > 1 else "":
+        for label in feature_labels(alike[0]) if len(alike) > 1 else "":
             by_shape: dict[Any, list[Node]] = {}
             for node in rest:
                 shape = list(editor.inputs(node)[1].shape)
-                del shape[_weight_axis(node, label)]
+                del shape[weight_axis(node, label)]
                 by_shape.setdefault(tuple(shape), []).append(node)
             for group in by_shape.values():
                 if len(group) > 1:
@@ -126,30 +133,33 @@ def _is_joinable(editor: Editor, node: Node, max_rows: int) -> bool:
         return False
     if node.op == "conv" and (node.params["groups"] != 1 or node.params["transposed"]):
         return False
-    features = math.prod(known(node.output.shape[_result_axis(node, c)]) for c in _labels(node))
+    features = math.prod(
+        known(node.output.shape[result_axis(node, c)]) for c in feature_labels(node)
+    )
     return math.prod(map(known, node.output.shape)) <= max_rows * max(features, 1)
 
 
-# Each label is an axis of the features: the letters of einsum_dense, one made up for the others.
-
-
-def _labels(node: Node) -> str:
+def feature_labels(node: Node) -> str:
+    """A label for each axis of the features: ``einsum_dense``'s letters, for others one made up."""
     return parse_equation(node.params["equation"]).features if node.op == "einsum_dense" else "o"
 
 
-def _weight_axis(node: Node, label: str) -> int:
+def weight_axis(node: Node, label: str) -> int:
+    """Where the weights have a label."""
     if node.op == "einsum_dense":
         return parse_equation(node.params["equation"]).w.index(label)
     return 1 if node.op == "dense" else specs(node.params["dimension_numbers"]).rhs_spec[0]
 
 
-def _bias_axis(node: Node, label: str) -> int:
+def bias_axis(node: Node, label: str) -> int:
+    """Where a bias has a label."""
     if node.op != "einsum_dense":
         return 0
     return parse_equation(node.params["equation"]).bias.index(label)
 
 
-def _result_axis(node: Node, label: str) -> int:
+def result_axis(node: Node, label: str) -> int:
+    """Where the result has a label."""
     ndim = node.output.ndim
     if node.op == "einsum_dense":
         out = parse_equation(node.params["equation"]).out
@@ -170,8 +180,8 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
     has_bias = tuple("b" in given for given in operands)
     activations = tuple(node.params["activation"] for node in group)
     shared = activations[0] if len(set(activations)) == 1 else None
-    at_weight, at_result = _weight_axis(first, label), _result_axis(first, label)
-    at_bias = _bias_axis(first, label)
+    at_weight, at_result = weight_axis(first, label), result_axis(first, label)
+    at_bias = bias_axis(first, label)
     shapes = tuple(bias_shape(node) for node in group)
     gating = _gating(editor, group, at_result)
     dtype = first.output.dtype

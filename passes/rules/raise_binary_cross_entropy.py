@@ -6,14 +6,15 @@ from typing import Any
 
 from jaxpress import nnops
 from jaxpress.capture import Node, Value
-from jaxpress.passes.pattern import State
+from jaxpress.passes.pattern import AnyOf, State, any_value, op
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.arithmetic import product_of
 from jaxpress.passes.rules.kept_pieces import only_with_gradient
 from jaxpress.passes.rules.loss_parts import Above, becomes_negative, one_minus, refused_dtypes
+from jaxpress.passes.rules.reduce_loss import REDUCE_LOSS
 from jaxpress.passes.view import View
 
-__all__ = ["BINARY_CROSS_ENTROPY_RULES"]
+__all__ = ["BINARY_CROSS_ENTROPY_RULES", "STABLE_CROSS_ENTROPY_RULES"]
 
 
 def _log_sigmoid(view: View, value: Value) -> tuple[bool, bool, Value, list[Node]] | None:
@@ -163,4 +164,23 @@ RAISE_SOFTPLUS_CROSS_ENTROPY = Rule(
     shared=True,
 )
 
+_LOGITS = any_value("logits")
+_POSITIVE = AnyOf(op("max", _LOGITS, 0.0), op("relu", _LOGITS))
+
+# max(x, 0) - x * z + log1p(exp(-abs(x))) -> binary_cross_entropy(x, z, by_softplus=True)
+RAISE_STABLE_CROSS_ENTROPY = Rule(
+    "raise_stable_cross_entropy",
+    op(
+        "add",
+        op("sub", _POSITIVE, op("mul", _LOGITS, any_value("labels"))),
+        op("log1p", op("exp", op("neg", op("abs", _LOGITS)))),
+    ),
+    lambda logits, labels: nnops.binary_cross_entropy(logits, labels, by_softplus=True),
+    _binary_guard,
+    numerics="reassociates",
+)
+
 BINARY_CROSS_ENTROPY_RULES = RuleSet((RAISE_SOFTPLUS_CROSS_ENTROPY, RAISE_BINARY_CROSS_ENTROPY))
+# Its derivative at 0 is another, so that it is for results that nobody differentiates. The sum or
+# mean of it comes after, as in the rules that stand with the other losses.
+STABLE_CROSS_ENTROPY_RULES = RuleSet((RAISE_STABLE_CROSS_ENTROPY, REDUCE_LOSS))
