@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -55,20 +55,26 @@ def _sumexp(x: Any, b: Any = None, where: Any = None, *, axis: Any, keepdims: bo
     return jax.nn.logsumexp(x, axis, b=b, keepdims=keepdims, where=where)
 
 
+def _signed(x: Any, b: Any = None, where: Any = None, *, axis: Any, keepdims: bool) -> Any:
+    return jax.nn.logsumexp(x, axis, b=b, keepdims=keepdims, return_sign=True, where=where)
+
+
 def _meanexp(x: Any, where: Any = None, *, axis: Any, keepdims: bool) -> Any:
     return jax.nn.logmeanexp(x, axis, keepdims=keepdims, where=where)
 
 
-_LOGSUMEXP, _LOGMEANEXP = (
+_LOGSUMEXP, _SIGNED_LOGSUMEXP, _LOGMEANEXP = (
     define(
         name,
         reference,
         optional=optional,
         defaults={"axis": -1, "keepdims": False},
-        batch=_batch,
+        batch=_batch if reference is not _signed else general_batch,
+        multiple_results=reference is _signed,
     )
     for name, reference, optional in (
         ("logsumexp", _sumexp, ("b", "where")),
+        ("signed_logsumexp", _signed, ("b", "where")),
         ("logmeanexp", _meanexp, ("where",)),
     )
 )
@@ -94,6 +100,30 @@ def _fits(shape: Sequence[Any], wanted: Sequence[Any]) -> bool:
     return all(n in (1, m) for n, m in zip(shape, tail, strict=True))
 
 
+@overload
+def logsumexp(
+    x: Any,
+    axis: int | Sequence[int] | None = None,
+    *,
+    b: Any = None,
+    keepdims: bool = False,
+    return_sign: Literal[False] = False,
+    where: Any = None,
+) -> jax.Array: ...
+
+
+@overload
+def logsumexp(
+    x: Any,
+    axis: int | Sequence[int] | None = None,
+    *,
+    b: Any = None,
+    keepdims: bool = False,
+    return_sign: Literal[True],
+    where: Any = None,
+) -> tuple[jax.Array, jax.Array]: ...
+
+
 @eagerly_jitted
 def logsumexp(
     x: Any,
@@ -101,8 +131,9 @@ def logsumexp(
     *,
     b: Any = None,
     keepdims: bool = False,
+    return_sign: bool = False,
     where: Any = None,
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Logarithm of a sum of exponentials.
 
     ``log(sum(b * exp(x)))``, the sum over ``axis``.
@@ -112,11 +143,12 @@ def logsumexp(
         axis: one axis, several, or None for all.
         b: weights of the terms, of a shape that broadcasts to x's; None for 1.
         keepdims: leave summed axes in the result with size 1.
+        return_sign: return ``(log(abs(sum)), sign(sum))``; a graph shows ``signed_logsumexp``.
         where: booleans of a shape that broadcasts to x's: the terms that count; None for all.
 
     Returns:
-        x's shape without the summed axes. ``-inf`` where nothing is summed; for the sign of a
-        negative sum call jax.nn.logsumexp.
+        x's shape without the summed axes; with ``return_sign`` two arrays of it. ``-inf`` where
+        nothing is summed, and NaN for the logarithm of a negative sum unless ``return_sign``.
 
     Raises:
         OpError: an axis does not exist or comes twice, or b or where does not fit x.
@@ -127,12 +159,19 @@ def logsumexp(
         >>> from jaxpress import nnops
         >>> round(float(nnops.logsumexp([1000.0, 1000.0])), 3)
         1000.693
+        >>> size, sign = nnops.logsumexp([0.0, 0.0], b=[1.0, -3.0], return_sign=True)
+        >>> round(float(size), 3), float(sign)
+        (0.693, -1.0)
     """
     operands = _operands("logsumexp", x, b=b, where=where)
-    axes = axes_from_end("logsumexp", operands["x"], axis)
-    return _LOGSUMEXP.rebind(
-        operands, axis=axes, keepdims=static_value("logsumexp", "keepdims", keepdims, False)
-    )
+    params = {
+        "axis": axes_from_end("logsumexp", operands["x"], axis),
+        "keepdims": static_value("logsumexp", "keepdims", keepdims, False),
+    }
+    if static_value("logsumexp", "return_sign", return_sign, False):
+        size, sign = _SIGNED_LOGSUMEXP.rebind(operands, **params)
+        return size, sign
+    return _LOGSUMEXP.rebind(operands, **params)
 
 
 @eagerly_jitted

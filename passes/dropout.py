@@ -214,7 +214,9 @@ def _site_chooser(where: Where) -> Callable[[Node], bool]:
         several = [_site_chooser(part) for part in where]
         return lambda node: any(one(node) for one in several)
     inner = chooser(where)
-    ops = nnops.registry().keys() - {"dropout", "stochastic_depth"}
+    drawing = {"dropout", "stochastic_depth"}
+    # Of an op that is made of others no node is left, so that its name can be but a scope's.
+    ops = {n for n, op in nnops.registry().items() if not op.made_of_ops} - drawing
     if isinstance(where, str) and where not in ops:
         ops = LAYERS
     return lambda node: node.op in ops and inner(node, "")

@@ -47,6 +47,11 @@ oracle(
     )(x, a),
 )
 oracle("logsumexp", "jax.nn.logsumexp", lambda x, b: jax.nn.logsumexp(x, -1, b=b))
+oracle(
+    "signed_logsumexp",
+    "jax.nn.logsumexp",
+    lambda x, b: list(jax.nn.logsumexp(x, -1, b=b, return_sign=True)),
+)
 oracle("logmeanexp", "jax.nn.logmeanexp", lambda x: jax.nn.logmeanexp(x, -1))
 oracle("one_hot", "jax.nn.one_hot", lambda i: jax.nn.one_hot(i, 3))
 

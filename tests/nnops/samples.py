@@ -158,6 +158,13 @@ sample("glu", nnops.glu, (N, 4))
 sample("softmax", nnops.softmax, (N, 3))
 sample("log_softmax", nnops.log_softmax, (N, 3))
 sample("logsumexp", lambda x, b: nnops.logsumexp(x, -1, b=b), (N, 3), (N, 3), batched=2)
+sample(
+    "signed_logsumexp",
+    lambda x, b: list(nnops.logsumexp(x, -1, b=b, return_sign=True)),
+    (N, 3),
+    (N, 3),
+    batched=2,
+)
 sample("logmeanexp", lambda x: nnops.logmeanexp(x, -1), (N, 3))
 sample("one_hot", lambda i: nnops.one_hot(i, 3), np.arange(N) % 4, keeps_dtype=False)
 
@@ -250,7 +257,7 @@ sample(
 )
 _COS, _SIN = map(np.asarray, nnops.rotary_tables(np.arange(3), 4))
 sample("rotary_embedding", nnops.rotary_embedding, (N, 3, 2, 4), _COS, _SIN)
-sample("rotary_tables", lambda x: list(nnops.rotary_tables(x, 4)), np.arange(N), keeps_dtype=False)
+sample("rotary_tables", lambda x: list(nnops.rotary_tables(x, 4)), (N,), keeps_dtype=False)
 sample("sinusoidal_encoding", lambda x: nnops.sinusoidal_encoding(x, 4), (N,), keeps_dtype=False)
 sample(
     "kv_cache_update",

@@ -17,6 +17,7 @@ KERNEL, W = np.ones((2, 2, 1, 2)), np.ones((4, 2, 2))
 
 # Public functions and operands that samples.py does not call.
 CALLS = {name: (name, sample) for name, sample in SAMPLES.items()}
+CALLS["signed_logsumexp"] = "logsumexp", SAMPLES["signed_logsumexp"]
 for _label, _call, *_operands in [
     ("tanh", nnops.tanh, np.ones(3)),
     ("depthwise_conv", nnops.depthwise_conv, X, KERNEL, np.ones(2)),
@@ -79,7 +80,13 @@ OTHERS = {
 
 # Any array will do as the first operand, but for its dtype; and what stretches as NumPy has it.
 STRETCH = {
-    *(("logsumexp", 1), ("softmax where", 1), ("log_softmax where", 1), ("logsumexp where", 1)),
+    *(
+        ("logsumexp", 1),
+        ("signed_logsumexp", 1),
+        ("softmax where", 1),
+        ("log_softmax where", 1),
+        ("logsumexp where", 1),
+    ),
     *(("logmeanexp where", 1), ("standardize moments", 1), ("standardize moments", 2)),
     *(("standardize moments", 3), ("dot_product_attention", 3), ("dot_product_attention", 4)),
     *(("combine_masks", 0), ("combine_masks", 1), ("prelu", 1)),

@@ -49,6 +49,38 @@ def test_weights_behave_under_every_transformation(agree):
     )
 
 
+def signed(module, x, b, where):
+    return module.logsumexp(x, (0, 2), b=b, keepdims=True, return_sign=True, where=where)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_signs_are_those_of_jax(with_mask):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)) * 200, "float32")
+    b = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, 4)), "float32")
+    x = x.at[0, 0].set(-jnp.inf).at[1, 1, 1].set(jnp.inf).at[1, 2, 0].set(jnp.nan)
+    b = b.at[:, 3].set(0)
+    where = jnp.arange(4) % 2 == 0 if with_mask else None
+    got, want = (jax.jit(signed, static_argnums=0)(m, x, b, where) for m in (nnops, jax.nn))
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert {-1.0, 1.0} <= set(np.ravel(want[1]).tolist())
+    for axes in ((0, None), (1, 1)):  # eagerly
+        got, want = (
+            jax.vmap(lambda x, b, m=m: m.logsumexp(x, 0, b=b, return_sign=True), axes)(
+                x, b[0] if axes[1] is None else b
+            )
+            for m in (nnops, jax.nn)
+        )
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+    x = x[1, 4]
+    got, want = (
+        jax.grad(lambda x, b, m=m: sum(m.logsumexp(x, b=b, return_sign=True)), (0, 1))(x, b[1, 4])
+        for m in (nnops, jax.nn)
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_masks():
     x, where = jnp.arange(12.0).reshape(3, 4), jnp.arange(4) % 2 == 0
     for name in NAMES:

@@ -55,6 +55,7 @@ BAD = {
     "fill": ["x", TWO, 1j, None],
     "features": [0, 3, -2, 1.5, "x"],
     "unroll": [0, 1.5, "x", True],
+    "return_sign": ["x", TWO],
     "equation": ["x", "ab,bc", "...d,dh->...hz", 3, None],
     "derivative_at_zero": [0.5, "x", None],
     "logits_soft_cap": [0, "x", TWO],
