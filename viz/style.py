@@ -44,16 +44,16 @@ FAMILIES: dict[str, Family] = {
 
 _OPS = {
     "matmul": "conv conv_general_dilated dense dot_general dot einsum ragged_dot "
-    "ragged_dot_general matmul scaled_matmul einsum_dense embedding attend",
+    "ragged_dot_general matmul scaled_matmul einsum_dense embedding attend separable_conv",
     "attention": "dot_product_attention attention multi_head_attention rotary_embedding "
-    "sinusoidal_encoding lstm lstm_cell gru gru_cell rnn rnn_cell",
+    "rotary_tables sinusoidal_encoding lstm lstm_cell gru gru_cell rnn rnn_cell",
     "norm": "batch_norm batch_norm_train layer_norm rms_norm group_norm instance_norm lrn "
     "l2_normalize weight_standardize standardize",
     "activation": "relu relu6 relu_squared elu celu selu gelu quick_gelu silu swish mish "
     "leaky_relu prelu "
     "hard_sigmoid hard_silu hard_swish hard_tanh sigmoid log_sigmoid softplus softmax "
     "log_softmax soft_sign squareplus sparse_plus sparse_sigmoid tanh logistic glu swiglu "
-    "geglu identity logsumexp logmeanexp log1mexp",
+    "geglu identity logsumexp signed_logsumexp logmeanexp log1mexp",
     "pool": "max_pool avg_pool min_pool global_max_pool global_avg_pool adaptive_avg_pool "
     "reduce_window reduce_window_max reduce_window_min "
     "reduce_window_sum select_and_scatter_add select_and_gather_add",
@@ -64,7 +64,8 @@ _OPS = {
     "reduce_xor argmax argmin sort top_k cumsum cumprod cummax cummin cumlogsumexp "
     "reduce_precision approx_top_k clamp_norm",
     "random": "random_bits random_seed random_wrap random_unwrap random_fold_in random_split "
-    "random_clone random_gamma threefry2x32 rng_bit_generator rng_uniform dropout",
+    "random_clone random_gamma threefry2x32 rng_bit_generator rng_uniform dropout "
+    "stochastic_depth",
     "control": "scan while cond switch fori_loop jit pjit closed_call core_call call remat2 remat "
     "checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr shard_map "
     "custom_linear_solve custom_vmap_call custom_root composite pallas_call xla_call "
