@@ -22,7 +22,13 @@ from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.settings import data_type, integer, static_value
 from jaxpress.nnops.transforms import general_batch
 
-__all__ = ["OPTIONAL", "SETTINGS", "canonical_settings", "dot_product_attention"]
+__all__ = [
+    "OPTIONAL",
+    "SETTINGS",
+    "bind_attention",
+    "canonical_settings",
+    "dot_product_attention",
+]
 
 OPTIONAL = (
     "bias",
@@ -262,6 +268,20 @@ _ATTENTION = define(
 )
 
 
+def bind_attention(op: OpDef, operands: dict[str, Any], key: Any, **settings: Any) -> jax.Array:
+    """Binds an op with `SETTINGS`; where nothing is dropped, it has no parameters of a dropout.
+
+    Raises:
+        OpError: there is more than one key.
+        OpTypeError: the key is none.
+    """
+    if settings["dropout_rate"] and key is not None:
+        operands = {**operands, "dropout_key": random_key(op.name, key, operands)}
+    else:
+        settings |= {name: SETTINGS[name] for name in ("dropout_rate", "dropout_broadcast_dims")}
+    return op.rebind(operands, **settings)
+
+
 @eagerly_jitted
 def dot_product_attention(
     query: Any,
@@ -354,16 +374,15 @@ def dot_product_attention(
         "query_seq_lengths": query_seq_lengths,
         "key_value_seq_lengths": key_value_seq_lengths,
     }
-    operands = as_operands(given)
-    if dropout_rate and dropout_key is not None:
-        operands["dropout_key"] = random_key("dot_product_attention", dropout_key, operands)
-    return _ATTENTION.rebind(
-        operands,
+    return bind_attention(
+        _ATTENTION,
+        as_operands(given),
+        dropout_key,
         is_causal=is_causal,
         scale=scale,
         local_window_size=local_window_size,
-        dropout_rate=dropout_rate if "dropout_key" in operands else 0.0,
-        dropout_broadcast_dims=dropout_broadcast_dims if "dropout_key" in operands else (),
+        dropout_rate=dropout_rate,
+        dropout_broadcast_dims=dropout_broadcast_dims,
         logits_soft_cap=logits_soft_cap,
         mask_value=mask_value,
         zero_masked=zero_masked,

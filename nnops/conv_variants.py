@@ -172,11 +172,10 @@ def separable_conv(
         (1, 8, 8, 16)
     """
     op = "separable_conv"
-    given = {"x": x, "depthwise": depthwise, "pointwise": pointwise, "b": b}
-    operands = {name: jnp.asarray(v) for name, v in given.items() if v is not None}
-    x, depthwise, pointwise = (operands[name] for name in ("x", "depthwise", "pointwise"))
-    numbers = layout(dimension_numbers, x, depthwise)
-    if any(pointwise.shape[i] != 1 for i in specs(numbers).rhs_spec[2:] if i < pointwise.ndim):
+    x, depthwise, pointwise = map(jnp.asarray, (x, depthwise, pointwise))
+    numbers = layout(dimension_numbers, x, pointwise)
+    layout(numbers, x, depthwise)
+    if any(pointwise.shape[i] != 1 for i in specs(numbers).rhs_spec[2:]):
         raise OpError(
             op,
             "pointwise covers more than one position",
@@ -185,8 +184,9 @@ def separable_conv(
         )
     strides = per_dimension("strides", strides, x.ndim - 2, op)
     dilation = per_dimension("dilation", dilation, x.ndim - 2, op)
+    b = None if b is None else jnp.asarray(b)
     return _SEPARABLE_CONV.rebind(
-        operands,
+        {"x": x, "depthwise": depthwise, "pointwise": pointwise, "b": b},
         strides=strides,
         padding=resolve_padding(padding, x, depthwise, numbers, strides, dilation, False),
         dilation=dilation,

@@ -63,20 +63,26 @@ def _meanexp(x: Any, where: Any = None, *, axis: Any, keepdims: bool) -> Any:
     return jax.nn.logmeanexp(x, axis, keepdims=keepdims, where=where)
 
 
-_LOGSUMEXP, _SIGNED_LOGSUMEXP, _LOGMEANEXP = (
+_DEFAULTS = {"axis": -1, "keepdims": False}
+_LOGSUMEXP, _LOGMEANEXP = (
     define(
         name,
         reference,
         optional=optional,
-        defaults={"axis": -1, "keepdims": False},
-        batch=_batch if reference is not _signed else general_batch,
-        multiple_results=reference is _signed,
+        defaults=_DEFAULTS,
+        batch=_batch,
     )
     for name, reference, optional in (
         ("logsumexp", _sumexp, ("b", "where")),
-        ("signed_logsumexp", _signed, ("b", "where")),
         ("logmeanexp", _meanexp, ("where",)),
     )
+)
+_SIGNED_LOGSUMEXP = define(
+    "signed_logsumexp",
+    _signed,
+    optional=("b", "where"),
+    defaults=_DEFAULTS,
+    multiple_results=True,
 )
 
 

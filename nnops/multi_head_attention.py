@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jaxpress.nnops.attention import (
     OPTIONAL,
     SETTINGS,
+    bind_attention,
     canonical_settings,
     dot_product_attention,
 )
 from jaxpress.nnops.define import define
 from jaxpress.nnops.dense import dense
-from jaxpress.nnops.dropout import random_key
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError
 
@@ -178,16 +178,15 @@ def multi_head_attention(
     }
     operands = {name: jnp.asarray(v) for name, v in given.items() if v is not None}
     _check(operands)
-    drops = bool(dropout_rate) and dropout_key is not None
-    if drops:
-        operands["dropout_key"] = random_key(NAME, dropout_key, operands)
-    return _MULTI_HEAD_ATTENTION.rebind(
+    return bind_attention(
+        _MULTI_HEAD_ATTENTION,
         operands,
+        dropout_key,
         is_causal=is_causal,
         scale=scale,
         local_window_size=local_window_size,
-        dropout_rate=dropout_rate if drops else 0.0,
-        dropout_broadcast_dims=dropout_broadcast_dims if drops else (),
+        dropout_rate=dropout_rate,
+        dropout_broadcast_dims=dropout_broadcast_dims,
         logits_soft_cap=logits_soft_cap,
         mask_value=mask_value,
         zero_masked=zero_masked,
@@ -200,7 +199,8 @@ def multi_head_attention(
 
 def _check(operands: Mapping[str, Any]) -> None:
     """Raises where a projection does not fit; the attention's own shapes are its own to check."""
-    missing = [n for n in _MULTI_HEAD_ATTENTION.names[:5] if n not in operands]
+    op = _MULTI_HEAD_ATTENTION
+    missing = [n for n in op.names[: op.required] if n not in operands]
     if missing:
         raise OpError(NAME, f"{missing} are missing", operands, "give them")
     of_key = "key" if "key" in operands else "query"

@@ -13,7 +13,7 @@ from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.settings import integer, static_value
-from jaxpress.nnops.transforms import general_batch
+from jaxpress.nnops.transforms import general_batch, leading_batch
 
 __all__ = ["rotary_embedding", "rotary_tables", "sinusoidal_encoding"]
 
@@ -143,18 +143,13 @@ def _tables(positions: Any, *, features: int, base: float, interleaved: bool) ->
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def _tables_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
-    # One position after another, so the results only gain the mapped axis in front.
-    return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), (0, 0)
-
-
 _TABLES = define(
     "rotary_tables",
     _tables,
     operands=("positions",),
     defaults={"features": 0, "base": BASE, "interleaved": False},
     multiple_results=True,
-    batch=_tables_batch,
+    batch=leading_batch,
 )
 
 
@@ -219,17 +214,12 @@ def _sinusoidal(positions: Any, *, features: int, base: float, interleaved: bool
     return jnp.concatenate([sin, cos], -1)
 
 
-def _sinusoidal_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
-    # One position after another, so the result only gains the mapped axis in front.
-    return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), 0
-
-
 _SINUSOIDAL = define(
     "sinusoidal_encoding",
     _sinusoidal,
     operands=("positions",),
     defaults={"features": 0, "base": BASE, "interleaved": True},
-    batch=_sinusoidal_batch,
+    batch=leading_batch,
 )
 
 

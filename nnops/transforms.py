@@ -120,7 +120,8 @@ def same_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
 
 def leading_batch(op: OpDef, args: Any, axes: Any, params: dict[str, Any]) -> Any:
     """For ops of one operand that count axes from the end: the mapped axis goes to the front."""
-    return op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params), 0
+    out = op.primitive.bind(jnp.moveaxis(args[0], axes[0], 0), **params)
+    return out, [0] * len(out) if op.primitive.multiple_results else 0
 
 
 def transpose(op: OpDef, cotangent: Any, args: Any, params: dict[str, Any]) -> list[Any]:

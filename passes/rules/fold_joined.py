@@ -19,8 +19,8 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.cleanup_moves import is_plain
 from jaxpress.passes.rules.fold import is_foldable
 from jaxpress.passes.rules.fuse_parallel import (
-    bias_axis,
     feature_labels,
+    joined_weights,
     result_axis,
     weight_axis,
 )
@@ -141,18 +141,14 @@ def _join(*, match: Match, **values: Any) -> Any:
     linear, info = match.nodes["linear"], match.info
     label, count = info["label"], info["count"]
     axis = int(match.root.params["dimension"])
-    operands = {"x": values["x"]}
-    operands["w"] = lax.concatenate(
-        [values[f"w{i}"] for i in range(count)], weight_axis(linear, label)
+    operands = joined_weights(
+        linear,
+        label,
+        [values[f"w{i}"] for i in range(count)],
+        [values.get(f"b{i}") for i in range(count)],
+        info["shapes"],
     )
-    has_bias = any(f"b{i}" in values for i in range(count))
-    if has_bias:
-        biases = [
-            values[f"b{i}"] if f"b{i}" in values else lax.full(shape, 0, linear.output.dtype)
-            for i, shape in enumerate(info["shapes"])
-        ]
-        operands["b"] = lax.concatenate(biases, bias_axis(linear, label))
-    y = rebind(linear, operands)
+    y = rebind(linear, {"x": values["x"], **operands})
     activation = match.nodes.get("activation")
     if activation is not None:
         y = activation.primitive.bind(y, **activation.params)

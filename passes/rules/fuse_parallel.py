@@ -8,7 +8,7 @@ data they would be joined at every call, which costs more than is won.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ from jaxpress.passes.rules.weights import bias_shape, operands_of, rebind
 
 __all__ = [
     "MAX_ROWS",
-    "bias_axis",
     "feature_labels",
     "fuse_parallel",
+    "joined_weights",
     "result_axis",
     "weight_axis",
 ]
@@ -151,8 +151,7 @@ def weight_axis(node: Node, label: str) -> int:
     return 1 if node.op == "dense" else specs(node.params["dimension_numbers"]).rhs_spec[0]
 
 
-def bias_axis(node: Node, label: str) -> int:
-    """Where a bias has a label."""
+def _bias_axis(node: Node, label: str) -> int:
     if node.op != "einsum_dense":
         return 0
     return parse_equation(node.params["equation"]).bias.index(label)
@@ -165,6 +164,28 @@ def result_axis(node: Node, label: str) -> int:
         out = parse_equation(node.params["equation"]).out
         return ndim - len(out) + out.index(label)
     return ndim - 1 if node.op == "dense" else specs(node.params["dimension_numbers"]).out_spec[1]
+
+
+def joined_weights(
+    node: Node, label: str, weights: Sequence[Any], biases: Sequence[Any], shapes: Sequence[Any]
+) -> dict[str, Any]:
+    """The weights and bias of the op that parallel ones become.
+
+    Args:
+      node: one of them.
+      label: the axis of the features along which they are joined.
+      weights: theirs, in order.
+      biases: theirs, None for zero.
+      shapes: of the biases, given or not.
+    """
+    operands = {"w": lax.concatenate(weights, weight_axis(node, label))}
+    if any(b is not None for b in biases):
+        pieces = [
+            lax.full(shape, 0, node.output.dtype) if b is None else b
+            for b, shape in zip(biases, shapes, strict=True)
+        ]
+        operands["b"] = lax.concatenate(pieces, _bias_axis(node, label))
+    return operands
 
 
 def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) -> None:
@@ -181,22 +202,14 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
     activations = tuple(node.params["activation"] for node in group)
     shared = activations[0] if len(set(activations)) == 1 else None
     at_weight, at_result = weight_axis(first, label), result_axis(first, label)
-    at_bias = bias_axis(first, label)
     shapes = tuple(bias_shape(node) for node in group)
     gating = _gating(editor, group, at_result)
-    dtype = first.output.dtype
 
     def joined(x: Any, *arrays: Any) -> Any:
-        w = lax.concatenate(arrays[: len(group)], at_weight)
         rest = iter(arrays[len(group) :])
-        b = None
-        if biases:
-            pieces = [
-                next(rest) if given else lax.full(shape, 0, dtype)
-                for given, shape in zip(has_bias, shapes, strict=True)
-            ]
-            b = lax.concatenate(pieces, at_bias)
-        y = rebind(first, {"x": x, "w": w, "b": b}, activation=shared)
+        shifts = [next(rest) if given else None for given in has_bias]
+        wider = joined_weights(first, label, arrays[: len(group)], shifts, shapes)
+        y = rebind(first, {"x": x, **wider}, activation=shared)
         if gating is not None:
             return (nnops.glu(y, axis=at_result - y.ndim),)
         parts, start = [], 0
