@@ -74,11 +74,15 @@ _MOVEMENT = frozenset(
 
 
 # A number inside shard_map that varies from device to device by its type alone is the number.
-_SCALAR_MOVES = frozenset({"broadcast_in_dim", "convert_element_type", "reshape", "pvary"})
+_SCALAR_MOVES = frozenset(
+    """
+    broadcast_in_dim convert_element_type copy expand_dims pvary reshape rev slice squeeze transpose
+    """.split()  # noqa: SIM905
+)
 
 
 def scalar_under(view: View, value: Value) -> Literal | None:
-    """The literal that ``value`` is, or is broadcast, reshaped or converted from."""
+    """The literal that ``value`` is, or is broadcast, moved or converted from."""
     while not isinstance(value, Literal):
         node = view.producer(value)
         if node is None or node.op not in _SCALAR_MOVES:
@@ -90,7 +94,7 @@ def scalar_under(view: View, value: Value) -> Literal | None:
 def scalar_value(view: View, value: Value) -> Any:
     """The scalar that ``value`` is, or is broadcast from; ``None`` if it is no known scalar.
 
-    Looks through broadcasts, reshapes and conversions of a literal. Constants that are arrays are
+    Looks through broadcasts, moves and conversions of a literal. Constants that are arrays are
     not looked into: their values are data of the model.
     """
     dtype = value.dtype

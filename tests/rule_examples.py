@@ -51,6 +51,9 @@ CASES: dict[str, Case] = {
     "convert_scalar": Case(
         lambda x: to_float(x, 2), (X,), lambda x, n: x * n.astype(jnp.float32), (X, jnp.int32(2))
     ),
+    "product_of_pairs": Case(
+        lambda x: jnp.einsum("ij,j->ji", jnp.sin(x), x[0]), (X,), lambda x: jnp.sin(x) @ x.T
+    ),
     "drop_reduction": Case(lambda x: jnp.sum(jnp.sin(x), ()), (X,), lambda x: x.sum(0)),
     "drop_pvary": Case(
         on_a_mesh(lambda x, m: x * m + 1), (X,), on_a_mesh(lambda x, m: x + jnp.sin(varying(m)))

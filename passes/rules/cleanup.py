@@ -15,6 +15,7 @@ from jaxpress.passes.rules.cleanup_branches import BRANCH_RULES
 from jaxpress.passes.rules.cleanup_devices import DEVICE_RULES
 from jaxpress.passes.rules.cleanup_elementwise import ELEMENTWISE_RULES
 from jaxpress.passes.rules.cleanup_moves import MOVE_RULES, is_plain
+from jaxpress.passes.rules.cleanup_products import PRODUCT_OF_PAIRS
 from jaxpress.passes.rules.cleanup_reductions import DROP_REDUCTION
 from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
 from jaxpress.passes.rules.cleanup_turns import TURN_RULES
@@ -169,6 +170,7 @@ CLEANUP_RULES = RuleSet(
         DROP_COPY,
         *DEVICE_RULES,
         DROP_REDUCTION,
+        PRODUCT_OF_PAIRS,
         DROP_RESHAPE,
         DROP_TRANSPOSE,
         DOUBLE_NEGATION,
