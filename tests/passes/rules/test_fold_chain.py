@@ -102,6 +102,19 @@ def test_parallel_convolutions_take_in_what_comes_before_them() -> None:
     assert_optimizes(default, fn, x, ops={"conv": 1, "slice": 2})
 
 
+def test_a_dense_before_a_convolution_and_one_behind_it_stay() -> None:
+    """Channels last, a dense op is as good a maker of an image as a convolution is."""
+    dims = ("NHWC", "HWIO", "NHWC")
+
+    def fn(x):
+        y = nnops.conv(
+            nnops.dense(x, array(3, 4), array(4)), array(3, 3, 4, 5), dimension_numbers=dims
+        )
+        return nnops.dense(y, array(5, 2))
+
+    assert_optimizes(default, fn, X, ops={"dense": 2, "conv": 1})
+
+
 def test_integers_stay() -> None:
     x, v, w = (jnp.round(v).astype("int32") for v in (D, array(5, 8), array(8, 6)))
     assert_refuses(FOLD_DENSE_CHAIN, lambda x: nnops.dense(nnops.dense(x, v), w), x)
