@@ -56,6 +56,9 @@ class _LinearAfterLinear:
         if found is None:
             return None
         maker, alone = found[0], view.use_count(value) == 1
+        if maker.op != node.op:
+            state.fail(f"what comes before is another op than {node.op}", maker)
+            return None
         users = [node]
         if not alone:
             users = sorted(view.users(value), key=lambda user: user is not node)
@@ -80,8 +83,6 @@ class _LinearAfterLinear:
     def _folds(self, state: State, maker: Node, node: Node) -> bool:
         """Whether the algebra allows it."""
         view = state.view
-        if maker.op != node.op:
-            return state.fail(f"what comes before is another op than {node.op}", maker)
         if node.params.get("mapped"):
             return state.fail(f"{node.op} is mapped over several weights", node)
         first, second = operands_of(view, maker), operands_of(view, node)
