@@ -60,9 +60,18 @@ def evaluate_in_float64(graph: Graph, flat: Sequence[Any]) -> list[np.ndarray]:
     constants = [x if _is_key(x) else np.asarray(x) for x in graph.constant_values.values()]
     _HAD_X64.set(compat.context_key()[0])
     with compat.outside_trace(), compat.enable_x64():
-        wide = [_widen(x) for x in arrays]
-        wide_constants = [_widen(x) for x in constants]
-        out = jax.jit(lambda c, x: _run(graph, x, c))(wide_constants, wide)
+        # By NumPy: JAX would compile two small programs for each shape.
+        wide, wide_constants = (
+            [x if _is_key(x) else x.astype(_wide_type(x.dtype)) for x in given]
+            for given in (arrays, constants)
+        )
+
+        def run(constants: Any, flat: Any) -> Any:
+            # As one program; what depends on no argument would be compiled piece by piece.
+            with compat.without_constant_folding():
+                return _run(graph, flat, constants)
+
+        out = jax.jit(run)(wide_constants, wide)
         return [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in out]
 
 

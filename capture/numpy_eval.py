@@ -10,6 +10,7 @@ activation does. What the user wrote is rounded at every step, as written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ import numpy as np
 from jaxpress.capture.graph import Graph, Literal, Node, Value
 
 __all__ = ["evaluate_with_numpy", "numpy_can_run"]
+
+# A product of more pairs of numbers than this takes NumPy, in double precision, longer than XLA.
+MAX_PRODUCTS = 1 << 27
 
 
 def _broadcast(node: Node, x: Any) -> Any:
@@ -38,6 +42,31 @@ def _integer_pow(node: Node, x: Any) -> Any:
     return np.power(x, y) if y >= 0 else 1 / np.power(x, -y)
 
 
+def _dot_general(node: Node, a: Any, b: Any) -> Any:
+    (sum_a, sum_b), (batch_a, batch_b) = node.params["dimension_numbers"]
+    rest_a = [i for i in range(a.ndim) if i not in (*sum_a, *batch_a)]
+    rest_b = [i for i in range(b.ndim) if i not in (*sum_b, *batch_b)]
+    inner, batch, rows, columns = (
+        math.prod(v.shape[i] for i in axes)
+        for v, axes in ((a, sum_a), (a, batch_a), (a, rest_a), (b, rest_b))
+    )
+    a = np.transpose(np.asarray(a, np.float64), (*batch_a, *rest_a, *sum_a))
+    b = np.transpose(np.asarray(b, np.float64), (*batch_b, *sum_b, *rest_b))
+    product = np.matmul(np.reshape(a, (batch, rows, inner)), np.reshape(b, (batch, inner, columns)))
+    return np.reshape(product, node.output.shape)
+
+
+def _iota(node: Node) -> Any:
+    shape, axis = node.params["shape"], node.params["dimension"]
+    spread = [-1 if i == axis else 1 for i in range(len(shape))]
+    return np.broadcast_to(np.reshape(np.arange(shape[axis]), spread), shape)
+
+
+def _slice(node: Node, x: Any) -> Any:
+    start, stop, strides = (node.params[k] for k in ("start_indices", "limit_indices", "strides"))
+    return x[tuple(map(slice, start, stop, strides or (1,) * x.ndim))]
+
+
 _FLOAT_OPS: dict[str, Callable[..., Any]] = {
     "add": lambda node, a, b: a + b,
     "add_any": lambda node, a, b: a + b,
@@ -54,9 +83,16 @@ _FLOAT_OPS: dict[str, Callable[..., Any]] = {
     "integer_pow": _integer_pow,
     "pow": lambda node, a, b: np.power(a, b),
     "exp": lambda node, a: np.exp(a),
+    "log": lambda node, a: np.log(a),
+    # Sums are never kept in less than double precision; XLA keeps them in float32.
+    "reduce_sum": lambda node, a: np.sum(a, tuple(node.params["axes"]), np.float64),
+    "dot_general": _dot_general,
 }
 # These hand on what they get, in whatever precision it is.
-_MOVES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "transpose"}
+_MOVES = {
+    *("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy", "transpose"),
+    *("concatenate", "rev", "slice"),
+}
 _ANY_OPS: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _like_output,
@@ -64,6 +100,13 @@ _ANY_OPS: dict[str, Callable[..., Any]] = {
     "expand_dims": _like_output,
     "copy": lambda node, a: a,
     "transpose": lambda node, a: np.transpose(a, node.params["permutation"]),
+    "concatenate": lambda node, *parts: np.concatenate(parts, node.params["dimension"]),
+    "rev": lambda node, a: np.flip(a, tuple(node.params["dimensions"])),
+    "slice": _slice,
+    "iota": _iota,
+    "and": lambda node, a, b: a & b,
+    "or": lambda node, a, b: a | b,
+    "not": lambda node, a: ~a,
     "convert_element_type": lambda node, a: a.astype(node.params["new_dtype"]),
     "eq": lambda node, a, b: a == b,
     "ne": lambda node, a, b: a != b,
@@ -87,7 +130,7 @@ def _is_plain(node: Node) -> bool:
     if not all(isinstance(t, np.dtype) for t in types):
         return False  # random keys and the like
     if node.op in _FLOAT_OPS:
-        return all(_is_float(t) for t in types)
+        return all(_is_float(t) for t in types) and _is_usual_sum(node)
     if node.op not in _ANY_OPS:
         return False
     match node.op:
@@ -100,8 +143,21 @@ def _is_plain(node: Node) -> bool:
             return types[0] == np.bool_ and len(node.inputs) == 3
         case "broadcast_in_dim":
             return len(node.inputs) == 1
+        case "iota":  # a size may be symbolic
+            return not node.inputs
         case _:
             return True
+
+
+def _is_usual_sum(node: Node) -> bool:
+    """Whether a sum or product, if it is one, is over axes of its own, and no large one."""
+    if node.op == "reduce_sum":
+        return all(isinstance(a, int) for a in node.params["axes"])
+    if node.op != "dot_general":
+        return True
+    shape, (summed, _) = node.inputs[0].shape, node.params["dimension_numbers"]
+    sizes = (*node.output.shape, *(shape[i] for i in summed[0]))
+    return all(isinstance(n, int) for n in sizes) and math.prod(sizes) <= MAX_PRODUCTS
 
 
 def _is_float(dtype: Any) -> bool:

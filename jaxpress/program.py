@@ -49,7 +49,10 @@ class Program:
 
         def run_prologue(constants: list[Any], weights: list[Any]) -> list[Any]:
             assert prologue is not None
-            return evaluate(prologue, weights, constants)
+            # `outside_trace` would run at once, each in a program of its own, what depends on no
+            # argument: the ramps of an interpolation's weights, positions, random numbers.
+            with compat.without_constant_folding():
+                return evaluate(prologue, weights, constants)
 
         self._prologue = jax.jit(run_prologue)
         self._with_numpy = prologue is not None and numpy_can_run(prologue)

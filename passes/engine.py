@@ -23,10 +23,12 @@ MAX_REWRITES_PER_NODE = 64
 # So is a body in a node that was made in a body of a node that was made in ... this often.
 MAX_NESTING = 16
 # What moves or repeats elements, treats all alike, parts or joins them, and how many in a row
-# patterns look past.
-MOVES = frozenset(
-    {"reshape", "squeeze", "expand_dims", "transpose", "copy", "broadcast_in_dim"}
-) | frozenset({"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub", "split"})
+# patterns look past; and a norm in a wider type, with the conversions around it.
+MOVES = (
+    frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy", "broadcast_in_dim"})
+    | frozenset({"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub"})
+    | frozenset({"split", "convert_element_type", "batch_norm"})
+)
 MAX_MOVES = 4
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.

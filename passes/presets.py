@@ -168,6 +168,8 @@ default = Pipeline(
         cse,
         raise_ops,
         simplify,
+        # An activation that was written twice had two derivative rules; raised, it is one.
+        cse,
         algebra,
         fold_batch_norm,
         fuse_activation,

@@ -148,6 +148,11 @@ CASES: dict[str, Case] = {
         (X,),
         lambda x: lax.pad(x, 0.0, [(0, 1, 0), (0, 0, 0)]),
     ),
+    "drop_scatter": Case(
+        lambda x, y: x.at[...].set(y * 2) + x,
+        (X, X),
+        lambda x, y: x.at[:2].set(y[:2] * 2) + x.at[...].add(y) + x.at[...].max(y),
+    ),
     "pad_twice": Case(
         lambda x: lax.pad(lax.pad(x, 0.0, [(1, 0, 0)] * 2), 0.0, [(0, 2, 0)] * 2),
         (X,),

@@ -257,8 +257,26 @@ BROADCAST_TWICE = Rule(
     shared=True,
 )
 
+
+def _writes_all(view: View, node: Node) -> bool:
+    """Whether a scatter has no index, and so writes everything once."""
+    numbers, out = node.params["dimension_numbers"], node.output
+    x, indices, updates = view.inputs(node)
+    whole = tuple(numbers.update_window_dims) == tuple(range(out.ndim)) and indices.ndim == 1
+    whole = whole and not numbers.scatter_dims_to_operand_dims and updates.shape == out.shape
+    return whole and is_plain(x, updates, out)
+
+
+# x.at[...].set(y) -> y
+DROP_SCATTER = Rule(
+    "drop_scatter",
+    op("scatter", any_value(), any_value(), any_value("y"), where=_writes_all),
+    lambda y: y,
+)
+
 MOVE_RULES = RuleSet(
     (
+        DROP_SCATTER,
         SLICE_CHAIN,
         JOINED_SLICES,
         SPLIT_OF_JOINED,

@@ -48,6 +48,7 @@ __all__ = [
     "batch_norm_terms",
     "foldable_maker",
     "is_foldable",
+    "narrowed_norm",
     "norm_of",
     "norm_scale",
     "scale_of",
@@ -139,18 +140,12 @@ class _BatchNormAfterLinear:
     size = 2
 
     def find(self, state: State, root: Node) -> Match | None:
-        view, node = state.view, root
-        if root.op == "convert_element_type":
-            value = view.inputs(root)[0]
-            inner = view.producer(value)
-            if inner is None or inner.op != "batch_norm" or view.use_count(value) != 1:
-                state.fail("it converts no batch_norm for itself alone", root)
-                return None
-            node = inner
-        norm = norm_of(state, node)
-        if norm is None:
+        view = state.view
+        narrowed = narrowed_norm(state, root)
+        if narrowed is None:
             return None
-        narrow, user, widening = _unwidened(view, norm["x"], node, root.output.dtype)
+        node, norm, user, widening = narrowed
+        narrow = norm["x"]
         scale = norm_scale(view, node, norm)[1]
         found = foldable_maker(state, narrow, user, shifts=True, rises=_rises(scale))
         if found is None:
@@ -175,6 +170,34 @@ class _BatchNormAfterLinear:
         info = {"axis": axis, "axes": axes}
         matched = (node, *widening, *steps, maker)
         return Match(view, root, values, nodes, matched, info, like=maker)
+
+
+def narrowed_norm(
+    state: State, root: Node
+) -> tuple[Node, dict[str, Value], Node, tuple[Node, ...]] | None:
+    """A ``batch_norm``, or one that is converted back from the dtype of its statistics at once.
+
+    Args:
+      state: the attempt to match.
+      root: the norm, or the conversion.
+
+    Returns:
+      The norm; its operands, ``x`` as it was before it was converted for the norm alone; who takes
+      that; and the conversion, if there is one. ``None`` where there is no norm.
+    """
+    view, node = state.view, root
+    if root.op == "convert_element_type":
+        value = view.inputs(root)[0]
+        inner = view.producer(value)
+        if inner is None or inner.op != "batch_norm" or view.use_count(value) != 1:
+            state.fail("it converts no batch_norm for itself alone", root)
+            return None
+        node = inner
+    norm = norm_of(state, node)
+    if norm is None:
+        return None
+    narrow, user, widening = _unwidened(view, norm["x"], node, root.output.dtype)
+    return node, norm | {"x": narrow}, user, widening
 
 
 def _unwidened(

@@ -20,6 +20,7 @@ from jaxpress.passes.rules.fold import (
     batch_norm_terms,
     foldable_maker,
     is_foldable,
+    narrowed_norm,
     norm_of,
     norm_scale,
     scale_of,
@@ -77,19 +78,25 @@ def _takes(
 
 
 class _NormOfParts:
-    """``batch_norm(concatenate(linear, linear))``, where each can take it in."""
+    """``batch_norm(concatenate(linear, linear))``, where each can take it in.
 
-    names = frozenset({"batch_norm"})
+    Also where a norm in the wider dtype of its statistics is converted back at once.
+    """
+
+    names = frozenset({"batch_norm", "convert_element_type"})
     size = 3
 
-    def find(self, state: State, node: Node) -> Match | None:
+    def find(self, state: State, root: Node) -> Match | None:
         view = state.view
-        norm = norm_of(state, node)
-        joined = None if norm is None else view.producer(norm["x"])
-        if norm is None or joined is None or joined.op != "concatenate":
+        narrowed = narrowed_norm(state, root)
+        if narrowed is None:
+            return None
+        node, norm, _, widening = narrowed
+        joined = view.producer(norm["x"])
+        if joined is None or joined.op != "concatenate":
             state.fail("it norms no concatenation", node)
             return None
-        if view.use_count(norm["x"]) != 1 or norm["x"].dtype != node.output.dtype:
+        if view.use_count(norm["x"]) != 1 or norm["x"].dtype != root.output.dtype:
             state.fail("what it norms is used elsewhere, or has another dtype", node)
             return None
         parts = view.inputs(joined)
@@ -106,7 +113,8 @@ class _NormOfParts:
             if not _takes(state, part, joined, {axis}, statistics, scale, shifts=True):
                 return None
         values = {**{f"part{i}": v for i, v in enumerate(parts)}, **statistics}
-        return Match(view, node, values, {"joined": joined}, (joined,), {"axis": axis})
+        nodes = {"joined": joined, "norm": node}
+        return Match(view, root, values, nodes, (node, *widening, joined), {"axis": axis})
 
 
 def _norm_operands(operands: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +123,7 @@ def _norm_operands(operands: dict[str, Any]) -> dict[str, Any]:
 
 def _split_concatenation(*, match: Match, **operands: Any) -> Any:
     joined, axis = match.nodes["joined"], match.info["axis"]
-    norm = _norm_operands(operands)
+    norm, epsilon = _norm_operands(operands), match.nodes["norm"].params["epsilon"]
     out, start, along = [], 0, int(joined.params["dimension"])
     for i in range(len(joined.inputs)):
         part = operands[f"part{i}"]
@@ -124,7 +132,8 @@ def _split_concatenation(*, match: Match, **operands: Any) -> Any:
             v if v is None or along != axis else lax.slice_in_dim(v, start, stop)
             for v in norm.values()
         ]
-        out.append(nnops.batch_norm(part, *own, axis=axis, epsilon=match.root.params["epsilon"]))
+        y = nnops.batch_norm(part, *own, axis=axis, epsilon=epsilon)
+        out.append(as_type(y, match.root.output.dtype))
         start = stop
     return lax.concatenate(out, along)
 
@@ -136,27 +145,41 @@ FOLD_SPLIT = Rule("fold_split", _NormOfParts(), _split_concatenation, numerics="
 class _AffineOfSum:
     """A batch norm, or something known, of sums of linear ops.
 
-    A shift goes to the first that can take it in, a scale to every one, so that all must.
+    A shift goes to the first that can take it in, a scale to every one, so that all must. A norm
+    may be in the wider dtype of its statistics, and converted back at once.
     """
 
-    names = frozenset({"batch_norm", "mul", "div"}) | _SUMS
+    names = frozenset({"batch_norm", "convert_element_type", "mul", "div"}) | _SUMS
     size = 3
 
-    def find(self, state: State, node: Node) -> Match | None:
-        view = state.view
-        # A sum enters as x, or, where what is known comes first, as the second operand.
-        sums = [v for v in view.inputs(node)[:2] if self._is_sum(view, v)]
-        if not sums or view.is_known(node.output):
-            state.fail("it is of no sum, or of weights alone", node)
+    def find(self, state: State, root: Node) -> Match | None:
+        view, node, user = state.view, root, root
+        outer: tuple[Node, ...] = ()
+        if view.is_known(root.output):
+            state.fail("it is of weights alone", root)
             return None
-        affine = self._norm(state, node) if node.op == "batch_norm" else _known(state, node)
+        if root.op in ("batch_norm", "convert_element_type"):
+            narrowed = narrowed_norm(state, root)
+            if narrowed is None:
+                return None
+            node, norm, user, widening = narrowed
+            outer = (node, *widening)
+            sums = [norm["x"]] if self._is_sum(view, norm["x"]) else []
+            affine = self._norm(state, node, norm)
+        else:
+            # A sum enters as x, or, where what is known comes first, as the second operand.
+            sums = [v for v in view.inputs(node)[:2] if self._is_sum(view, v)]
+            affine = _known(state, node) if sums else None
+        if not sums:
+            state.fail("it is of no sum", node)
+            return None
         if affine is None:
             return None
         x, along, known, scale = affine
-        if x not in sums or x.dtype != node.output.dtype:
+        if x not in sums or x.dtype != root.output.dtype:
             state.fail("it is of no sum, or of one in another dtype", node)
             return None
-        parts = parts_of(state, x, node, broadcasts=node.op in _SUMS)
+        parts = parts_of(state, x, user, broadcasts=node.op in _SUMS)
         if parts is None:
             return None
         leaves, inner = parts
@@ -179,16 +202,13 @@ class _AffineOfSum:
             return None
         values = {f"leaf{i}": v for i, (v, _) in enumerate(leaves)} | known
         info = {"shape": shape_of(view, x, [v for v, _ in leaves]), "first": first}
-        return Match(view, node, values, {}, inner, info)
+        return Match(view, root, values, {"affine": node}, (*outer, *inner), info)
 
     def _is_sum(self, view: View, value: Value) -> bool:
         maker = view.producer(value)
         return maker is not None and maker.op in _SUMS
 
-    def _norm(self, state: State, node: Node) -> Any:
-        norm = norm_of(state, node)
-        if norm is None:
-            return None
+    def _norm(self, state: State, node: Node, norm: dict[str, Value]) -> Any:
         known = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
         axis = node.params["axis"] % node.output.ndim
         return norm["x"], {axis}, known, norm_scale(state.view, node, norm)[1]
@@ -280,7 +300,7 @@ def sign_in(shape: Any, i: int) -> int:
 
 
 def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
-    node, shape, first = match.root, match.info["shape"], match.info["first"]
+    node, shape, first = match.nodes["affine"], match.info["shape"], match.info["first"]
     n = sum(1 for name in operands if name.startswith("leaf"))
     leaves = [operands[f"leaf{i}"] for i in range(n)]
     if node.op in ("mul", "div"):
@@ -292,7 +312,7 @@ def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
         apply = lax.add if (node.op == "add") != taken_away else lax.sub
         leaves[first] = apply(leaves[first], jnp.broadcast_to(other, leaves[first].shape))
         return _rebuild(shape, leaves)
-    norm, dtype = _norm_operands(operands), node.output.dtype
+    norm, dtype = _norm_operands(operands), match.root.output.dtype
     axis, epsilon = node.params["axis"] % node.output.ndim, node.params["epsilon"]
     scale = as_type(batch_norm_scale(norm, epsilon, work_dtype(node)), dtype)
     wide = lax.broadcast_in_dim(scale, leaves[0].shape, (axis,))
@@ -301,7 +321,7 @@ def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
         if norm["bias"] is not None:
             norm |= {"bias": lax.neg(norm["bias"])}
     leaves = [
-        nnops.batch_norm(leaf, *norm.values(), axis=axis, epsilon=epsilon)
+        as_type(nnops.batch_norm(leaf, *norm.values(), axis=axis, epsilon=epsilon), dtype)
         if i == first
         else lax.mul(leaf, wide)
         for i, leaf in enumerate(leaves)

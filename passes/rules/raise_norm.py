@@ -93,7 +93,9 @@ def _facts(found: Found, prefix: str, values: dict[str, Value]) -> tuple[tuple[s
     atoms = list(dict.fromkeys((*norm.gain.values(), *norm.bias.values())))
     values[f"{prefix}x"] = norm.x or found.reading.x
     values.update({f"{prefix}{i}": v for i, v in enumerate(atoms)})
-    position = {axis: i for i, axis in enumerate(norm.leaves)}
+    # What was read after the norm was found may have split its axes further.
+    axes = leaves(norm.leaves)
+    position = {axis: i for i, axis in enumerate(axes)}
     facts = {
         "op": norm.op,
         "prefix": prefix,
@@ -105,7 +107,7 @@ def _facts(found: Found, prefix: str, values: dict[str, Value]) -> tuple[tuple[s
         "lead": norm.lead,
         "gain": freeze(norm.gain, atoms),
         "bias": freeze(norm.bias, atoms),
-        "sizes": tuple(axis.size for axis in norm.leaves),
+        "sizes": tuple(axis.size for axis in axes),
         "places": tuple(
             tuple(position[a] for dims in found.reading.parameters[v] for a in leaves(dims))
             for v in atoms

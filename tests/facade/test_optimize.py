@@ -204,6 +204,22 @@ def test_prepared_weights_are_arguments_of_the_program() -> None:
     assert prepared[0].shape == (400, 400)
 
 
+def test_what_depends_on_nothing_is_compiled_with_the_rest(caplog: Any) -> None:
+    """An interpolation's weights are made of ramps; one by one they would be 40 programs."""
+
+    def fn(x: Any) -> Any:
+        return jax.image.resize(x, (1, 6, 7, 3), "bilinear") + net(X).sum()
+
+    x = array(1, 3, 5, 3)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        y = jp.optimize(fn)(x)
+        fast = [r for r in caplog.messages if "Finished XLA compilation" in r]
+        caplog.clear()
+        jp.verify(fn, lambda x: y)(x)
+        checked = [r for r in caplog.messages if "Finished XLA compilation" in r]
+    assert 1 <= len(fast) <= 3 and 1 <= len(checked) <= 3, (fast, checked)
+
+
 def test_gradients_with_respect_to_weights() -> None:
     fast, params = jp.optimize(param_net, weight_argnums=0), parameters()
     loss = lambda f: lambda p: (f(p, X) ** 2).sum()  # noqa: E731

@@ -47,6 +47,21 @@ def test_training_folds_nothing_into_weights() -> None:
     assert "fold_batch_norm" in {r.rule for r in default.run(trace(model)(X))[1].rewrites}
 
 
+@pytest.mark.parametrize("name", ["default", "training", "inference"])
+def test_an_activation_that_is_written_twice_is_one(name) -> None:
+    """Each has a derivative rule of its own, so that only the named ops are seen to be equal."""
+
+    def fn(x):
+        y = conv(x, W)
+        return conv(jax.nn.relu(y), array(1, 1, 4, 2)), conv(jax.nn.relu(y), array(1, 1, 4, 3))
+
+    new, _ = PRESETS[name].run(trace(fn)(X), check=True)
+    joined = name != "training"
+    assert not new.find("relu") and len(new.find("conv")) == (2 if joined else 3)
+    assert not PRESETS[name].run(new)[1].rewrites
+    assert_close(jax.jit(new)(X), fn(X))
+
+
 def test_only_inference_takes_a_maximum_for_relu() -> None:
     """At zero, where the derivatives differ."""
     fn = lambda x: jnp.maximum(x, 0.0)  # noqa: E731

@@ -155,6 +155,18 @@ def test_padding() -> None:
         assert_refuses(RULES["drop_pad"], fn, X)
 
 
+def test_writing_everything() -> None:
+    """As Flax NNX keeps its statistics."""
+    same("drop_scatter", lambda x, y: x.at[...].set(lax.sin(y)), X, X, left={"sin": 1})
+    for fn in (
+        lambda x: x.at[...].add(x * 2),
+        lambda x: x.at[0:5].set(x[1:] * 2),
+        lambda x: x.at[jnp.array([1, 2])].set(x[:2]),
+        lambda x: x.at[1].set(x[0]),
+    ):
+        assert_refuses(RULES["drop_scatter"], fn, X)
+
+
 def test_turning_round_twice() -> None:
     same("reverse_twice", lambda x: lax.rev(lax.rev(lax.sin(x), (0, 1)), (1, 0)), X,
          left={"sin": 1})  # fmt: skip

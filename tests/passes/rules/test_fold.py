@@ -232,6 +232,14 @@ def test_a_norm_in_the_dtype_of_its_statistics() -> None:
 
     new = assert_applies(FOLD_BATCH_NORM, both_ways, x, times=1, tolerance=4e-2)
     assert fold_constants(new).count() == {"conv": 1}
+
+    def biased(x):
+        y = nnops.conv(x, w) + W[0, 0, 0].astype("bfloat16")
+        return jax.nn.relu(norm(y.astype("float32")).astype("bfloat16"))
+
+    # The bias moves into the conv first, which the conversions behind it have to hear of.
+    new = assert_applies(FOLD_RULES, biased, x, times=2, tolerance=4e-2)
+    assert fold_constants(new).count()["conv"] == 1 and not new.find("batch_norm")
     # Another dtype between rounds, and a result in the wider one is not rounded.
     for around in (("float32", "float32"), ("float16", "bfloat16")):
         assert_refuses(

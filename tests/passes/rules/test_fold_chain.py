@@ -183,6 +183,16 @@ def test_two_convolutions_that_stay(first, second) -> None:
     assert_refuses(FOLD_CONV_CHAIN, lambda x: nnops.conv(nnops.conv(x, **first), **second), X)
 
 
+def test_a_dense_op_and_a_convolution_stay_apart() -> None:
+    dense = lambda x: nnops.dense(x, array(3, 3))  # noqa: E731
+    conv = lambda x: nnops.conv(x, array(3, 3, 3, 3))  # noqa: E731
+    for fn in (lambda x: conv(dense(x)), lambda x: dense(conv(x))):
+        for rule in (FOLD_CONV_CHAIN, FOLD_DENSE_CHAIN):
+            assert_refuses(rule, fn, X)
+        assert_optimizes(default, fn, X, ops={"conv": 1, "dense": 1})
+    assert_refuses(FOLD_CONV_CHAIN, lambda x: conv(dense(x)), X, because="another op than conv")
+
+
 S, T = positive(5), positive(5, seed=4)
 
 

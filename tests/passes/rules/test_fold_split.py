@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+import jaxpress as jp
 from helpers import array, assert_optimizes, assert_refuses, conv, positive
 from jaxpress import nnops, passes
 from jaxpress.capture import trace
@@ -42,6 +43,40 @@ def test_of_a_sum() -> None:
 
     new = assert_optimizes(passes.default, fn, X, X[::-1], ops={"conv": 2})
     assert {str(n.params["activation"]) for n in new.find("conv")} >= {"None"}
+
+
+MIXED = {
+    "a sum": lambda y, z: (y + z, STATS, "bfloat16"),
+    "a difference": lambda y, z: (y - z, STATS, "bfloat16"),
+    "a concatenation": lambda y, z: (jnp.concatenate([y, z], -1), TWICE, "bfloat16"),
+    "rounded to another type": lambda y, z: (y + z, STATS, "float16"),
+    "not rounded": lambda y, z: (jnp.concatenate([y, z], -1), TWICE, "float32"),
+    "the wider one is used": lambda y, z: (y + z, STATS, "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("widened", [True, False])
+def test_of_mixed_precision(name, widened) -> None:
+    """Data and weights in bfloat16, statistics in float32, and the result rounded at once."""
+    w, v = W.astype("bfloat16"), V.astype("bfloat16")
+
+    def fn(x, z):
+        y, stats, dtype = MIXED[name](conv(x, w), conv(z, v))
+        y = y.astype("float32") if widened else y
+        out = nnops.batch_norm(y, *stats)
+        return (out.astype(dtype), *([out] if "used" in name else []))
+
+    args = X.astype("bfloat16"), X[::-1].astype("bfloat16")
+    stays = list(MIXED).index(name) > 2
+    new, _ = passes.default.run(trace(fn)(*args), check=True)
+    assert not passes.default.run(new, check=True)[1].rewrites
+    jp.verify(fn, new, gradients=True)(*args)
+    assert len(new.find("batch_norm")) == stays and len(new.find("conv")) == 2
+    if stays:
+        assert_refuses(FOLD_SPLIT_RULES, fn, *args)
+    else:
+        assert not (new.find("mul") or new.find("convert_element_type"))
 
 
 # What of several convolutions, biased or not, leaves nothing but them.

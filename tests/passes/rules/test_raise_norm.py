@@ -292,6 +292,16 @@ def test_over_an_axis_of_one_there_is_nothing_to_norm(fn) -> None:
     assert_close(new(*args), fn(*args))
 
 
+def test_features_that_the_next_op_takes_apart() -> None:
+    # Turned, it has the shape that it had; and read so, its features fall on two axes of the image.
+    def fn(x, g, b):
+        return by_jnp_var(x.reshape(3, 16, 16), g, b).swapaxes(1, 2)
+
+    new, (node,) = raised(fn, array(3, 4, 4, 16), array(16), array(16, seed=1))
+    assert node.op == "layer_norm" and node.params["operands"] == ("x", "scale", "bias")
+    assert new.count()["transpose"] == 1
+
+
 def test_symbolic_shapes() -> None:
     b, t = jax.export.symbolic_shape("b, t")
     spec = jax.ShapeDtypeStruct((b, t, 4, 8), "float32")
