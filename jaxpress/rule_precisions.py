@@ -63,7 +63,9 @@ def check_float16(rule: Rule, made: Example) -> None:
         assert graph.signature is not None
         return as_numpy(evaluate_in_float64(graph, graph.signature.flatten(tuple(given), {}))[i])
 
-    for given in (args, *_in_turn(args)):
+    # Where rounding is all, as beside a zero of the sine, values say nothing.
+    extremes = ((given, rule.numerics == "exact") for given in _in_turn(args))
+    for given, values in ((args, True), *extremes):
         before, after = (map(as_numpy, jax.tree_util.tree_leaves(g(*given))) for g in (graph, new))
         for i, (x, y) in enumerate(zip(before, after, strict=True)):
             if x.dtype != y.dtype or x.shape != y.shape:
@@ -72,7 +74,7 @@ def check_float16(rule: Rule, made: Example) -> None:
                 continue
             elif np.any(np.isfinite(x) & ~np.isfinite(y)):
                 what = "makes NaN or infinity of a number"
-            elif not (_close(x, y) or _close(exact(i, given), y)):
+            elif values and not (_close(x, y) or _close(exact(i, given), y)):
                 what = "changes a value"
             else:
                 continue

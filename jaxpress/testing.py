@@ -217,12 +217,12 @@ def check_rule(
     gradients, ``jit`` and ``vmap``, and the rule must not apply to its own result. Then come the
     cases that are easily forgotten: integers, complex numbers, numbers of 64 bits (integers that do
     not fit into 32 among them), float16 (where squares overflow, and small numbers vanish), scalars
-    and arrays without elements, each alternative that the pattern names, the example under ``vmap``,
-    each inner value being needed elsewhere as well, and each operation of the match being another
-    one, or having its operands swapped or a parameter or number changed. In all of them the rule
-    may refuse, or must be right. Gradients are compared at kinks, must stay numbers where arguments
-    are large, and forward derivatives must exist; of an example that is made, the gradient's own
-    derivative is compared too.
+    and arrays without elements, each alternative that the pattern names, the example under
+    ``vmap``, each inner value being needed elsewhere as well, and each operation of the match being
+    another one, or having its operands swapped or a parameter or number changed. In all of them the
+    rule may refuse, or must be right. Gradients are compared at kinks, must stay numbers where
+    arguments are large, and forward derivatives must exist; of an example that is made, the
+    gradient's own derivative is compared too.
 
     Args:
       rule: the rule.
