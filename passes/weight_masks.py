@@ -66,7 +66,9 @@ def insert_weight_masks(
       sparsity: the fraction of weights to drop, the smallest first, or a function that gives it
         for a node. The mask is computed from the weights themselves.
       structure: ``"unstructured"``, ``"channel"`` (whole features), or ``(n, m)`` to keep n of each
-        m neighbours along the input axis; see ``magnitude_mask``.
+        m neighbours along the input axis; see ``magnitude_mask``. Weights that several ops share
+        are masked for each by its own axes: where these differ, as in ``x @ w @ w.T``, give
+        ``masks`` if they are to stay the same.
       scope: ``"layer"``, the fraction of each op's weights, or ``"global"``, of all together
         (unstructured only); equal magnitudes at the border go together there.
       masks: arrays by weights' names (weights that have none stay as they are), or a function
