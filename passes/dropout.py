@@ -249,7 +249,8 @@ def _composite_chooser(where: Where) -> Callable[[Node], bool]:
     ops = composites()
     if isinstance(where, str):
         return lambda node: node.op in ops and node.op == where
-    return lambda node: node.op in ops and bool(where(node))
+    inner = chooser(where)
+    return lambda node: node.op in ops and inner(node, "")
 
 
 def _known(graph: Graph) -> str:
