@@ -245,12 +245,13 @@ class Editor:
         key: Any = None,
         origin: tuple[Node, ...] | None = None,
         cache: bool = True,
+        scope: str = "",
     ) -> tuple[list[Value], list[Node]]:
-        """As ``emit``, and the new nodes too."""
+        """As ``emit``, and the new nodes too; they are in ``scope``, inside that of ``like``."""
         if at is not None:
             before, like = at, at
         template = template_of(fn, tuple(v.aval for v in operands), key, cache)
-        return self.splice(template, operands, before, like, origin)
+        return self.splice(template, operands, before, like, origin, scope)
 
     def substitute(self, node: Node, new: Sequence[Value]) -> list[Node]:
         """Use ``new`` for the results of ``node``, and remove it with all that only it needed.
@@ -278,8 +279,12 @@ class Editor:
         before: Node | None,
         like: Node | None,
         origin: tuple[Node, ...] | None = None,
+        scope: str = "",
     ) -> tuple[list[Value], list[Node]]:
         """Insert a traced template's nodes before a node; gives its results and those nodes."""
+        place = None if like is None else like.source_info
+        if place is not None and scope:
+            place = place.replace(name_stack=place.name_stack.extend(scope))
         env: dict[Value, Value] = dict(zip(template.graph.inputs, operands, strict=True))
         for v in template.graph.constants:
             env[v] = self.add_constant(template.graph.constant_value(v))
@@ -287,10 +292,8 @@ class Editor:
             origin = (like,) if like is not None else ()
         inserted = []
         for node in template.graph.nodes:
-            outs = []
-            for v in node.outputs:
-                env[v] = new = Value(self._names.fresh(node.op), v.aval)
-                outs.append(new)
+            outs = [Value(self._names.fresh(node.op), v.aval) for v in node.outputs]
+            env.update(zip(node.outputs, outs, strict=True))
             new_node = Node(
                 node.primitive,
                 tuple([v if isinstance(v, Literal) else env[v] for v in node.inputs]),
@@ -298,7 +301,7 @@ class Editor:
                 node.params,
                 effects=node.effects,
                 ctx=like.ctx if like is not None else node.ctx,
-                source_info=like.source_info if like is not None else node.source_info,
+                source_info=node.source_info if place is None else place,
                 origin=origin,
                 bodies=node._bodies,
             )

@@ -32,7 +32,6 @@ __all__ = [
     "REFUSED",
     "check_batched",
     "check_derivatives",
-    "check_float64",
     "check_mutants",
     "check_second_users",
     "check_values",
@@ -213,25 +212,6 @@ def _other_values(value: Any) -> Iterator[Any]:
 
 def _like(old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
     return type(old)(*new) if hasattr(old, "_fields") else new
-
-
-def check_float64(rule: Rule, made: Example) -> None:
-    """The example with numbers of 64 bits, where a rule may take 32 for all there are.
-
-    What is approximate has no more digits there than elsewhere.
-    """
-    if rule.numerics == "approximate":
-        return
-    with compat.enable_x64(True):
-        args = jax.tree_util.tree_map(
-            lambda x: jnp.asarray(x, "float64") + 1e-9 if is_float(x) else x, made.args
-        )
-        try:
-            graph = trace(made.fn)(*args)
-        except REFUSED:
-            return
-        if rewritten(rule, graph)[1]:
-            check_values(rule, graph, args)
 
 
 def check_derivatives(

@@ -16,19 +16,21 @@ from jaxpress.rule_cases import (
     REFUSED,
     check_batched,
     check_derivatives,
-    check_float64,
     check_mutants,
     check_second_users,
     check_values,
     is_float,
     rewritten,
 )
+from jaxpress.rule_precisions import check_float16, check_wide
 from jaxpress.verification import verify
 
 __all__ = ["assert_equivalent", "assert_rewrites", "check_rule"]
 
 _SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (), (0, 3))
-_DTYPES = ("float32", "bfloat16", "int32", "complex64", "float64")
+# Tried with one example, and numbers of their own.
+_APART = ("float16", "float64", "int64")
+_DTYPES = ("float32", "bfloat16", "int32", "complex64", *_APART)
 
 
 def assert_equivalent(
@@ -213,13 +215,14 @@ def check_rule(
     Without an ``example``, some are made from the rule's pattern, for several shapes and dtypes.
     Each is checked for values against float64 (NaN, infinity and minus zero among the inputs),
     gradients, ``jit`` and ``vmap``, and the rule must not apply to its own result. Then come the
-    cases that are easily forgotten: integers, complex numbers and those of 64 bits, scalars and
-    arrays without elements, each alternative that the pattern names, the example under ``vmap``,
-    each inner value being needed elsewhere as well, and each operation of the match being another
-    one, or having its operands swapped or a parameter or number changed. In all of them the rule
-    may refuse, or must be right. Gradients are compared at kinks, must stay numbers where arguments
-    are large, and forward derivatives must exist; of an example that is made, the gradient's own
-    derivative is compared too.
+    cases that are easily forgotten: integers, complex numbers, numbers of 64 bits (integers that do
+    not fit into 32 among them), float16 (where squares overflow, and small numbers vanish), scalars
+    and arrays without elements, each alternative that the pattern names, the example under
+    ``vmap``, each inner value being needed elsewhere as well, and each operation of the match being
+    another one, or having its operands swapped or a parameter or number changed. In all of them the
+    rule may refuse, or must be right. Gradients are compared at kinks, must stay numbers where
+    arguments are large, and forward derivatives must exist; of an example that is made, the
+    gradient's own derivative is compared too.
 
     Args:
       rule: the rule.
@@ -236,16 +239,16 @@ def check_rule(
     >>> from jaxpress.passes import Rule, any_value, op
     >>> check_rule(Rule("neg_neg", op("neg", op("neg", any_value("x"))), lambda x: x))
     """
-    narrow = [d for d in dtypes if d != "float64"]
+    plain = [d for d in dtypes if d not in _APART]
     if not isinstance(rule, Rule):
         raise PassError(f"check_rule takes a Rule, got {rule!r:.60}")
     if example is not None:
         assert_rewrites(rule, example, *args, gradients=gradients, vmap=False)
         examples = [Example(example, args)]
-        examples += [Example(example, cast) for d in narrow for cast in _cast(args, d)]
+        examples += [Example(example, cast) for d in plain for cast in _cast(args, d)]
         examples += [Example(example, cut) for cut in _without_elements(args)]
     else:
-        examples = list(examples_of(rule.pattern, shapes, narrow))
+        examples = list(examples_of(rule.pattern, shapes, plain))
     applied = 0
     thoroughly: set[Any] = set()
     for i, made in enumerate(examples):
@@ -278,8 +281,11 @@ def check_rule(
                 kinks = made.args if example is None else _at_kinks(graph, made.args)
                 large = _with_special_values(made.args, _LARGE, 0)
                 check_derivatives(rule, graph, kinks, large, second=example is None)
-            if "float64" in dtypes:
-                check_float64(rule, made)
+            for dtype in ("float64", "int64"):
+                if dtype in dtypes:
+                    check_wide(rule, made, dtype)
+            if "float16" in dtypes:
+                check_float16(rule, made)
     if not applied:
         raise VerificationError(
             f"{rule!r} applies to none of the examples made from its pattern; give check_rule a "

@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from jaxpress.capture import Graph, Node, PassError
 
-__all__ = ["has_derivatives", "refuse_differentiated", "runs_backwards"]
+__all__ = [
+    "before_differentiating",
+    "has_derivatives",
+    "refuse_differentiated",
+    "runs_backwards",
+    "runs_forwards",
+]
 
 # JAX notes its transformations in the name stack: forwards "jvp(…)", backwards "transpose(jvp(…))".
 _FORWARDS, _BACKWARDS = "jvp(", "transpose("
@@ -17,9 +23,22 @@ def runs_backwards(node: Node) -> bool:
     return _BACKWARDS in node.scope
 
 
+def runs_forwards(node: Node) -> bool:
+    """Whether JAX made the node while it differentiated, or it belongs to what was."""
+    return _FORWARDS in node.scope
+
+
 def has_derivatives(graph: Graph) -> bool:
     """Whether JAX has differentiated a part of the graph."""
     return any(_FORWARDS in node.scope for node in graph.walk())
+
+
+def before_differentiating(name: str) -> str:
+    """What to do instead, for a message of the pass that is called so."""
+    return (
+        f"give the pass the loss, and differentiate what comes out, as in "
+        f'jax.grad(jaxpress.optimize(loss, [{name}(...), "default"]))'
+    )
 
 
 def refuse_differentiated(graph: Graph, chosen: Callable[[Node], bool], name: str) -> None:
@@ -35,8 +54,7 @@ def refuse_differentiated(graph: Graph, chosen: Callable[[Node], bool], name: st
             if here and chosen(node):
                 raise PassError(
                     f"{name}: {node!r} ({node.source or 'no source line'}) is differentiated in "
-                    "this function already; give the pass the loss, and differentiate what comes "
-                    "out"
+                    f"this function already; {before_differentiating(name)}"
                 )
             for body in node.subgraphs:
                 visit(body, here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,12 +13,17 @@ from jaxpress import nnops
 from jaxpress.capture import Graph, Node, PassError, Value
 from jaxpress.capture.edit import Editor
 from jaxpress.passes.cleanup import eliminate_dead_code
-from jaxpress.passes.derivatives import refuse_differentiated
+from jaxpress.passes.derivatives import (
+    before_differentiating,
+    has_derivatives,
+    refuse_differentiated,
+)
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.known import LOOPS_AND_BRANCHES
 from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.new_arguments import add_arguments
 from jaxpress.passes.numbers_inside import numbers_inside
+from jaxpress.passes.opened import composites, is_part_of
 from jaxpress.passes.pattern import State
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.record import Rewrite
@@ -29,6 +35,7 @@ from jaxpress.passes.weight_sites import Where, chooser
 
 __all__ = ["insert_dropout", "remove_dropout"]
 
+NAME = "insert_dropout"
 # What a scope's name means; another op is meant by its own name, or by a predicate.
 LAYERS = frozenset({"dense", "conv", "einsum_dense", "dot_product_attention", "embedding"})
 
@@ -163,9 +170,9 @@ def insert_dropout(
     and each turn of a ``scan`` does.
 
     Args:
-      where: after what: the name of an op, such as ``"gelu"``; a pattern for scopes, such as
-        ``"*/mlp/*"`` (its layers with weights, and attention); a predicate of the node; or several
-        of these, of which any will do.
+      where: after what: the name of an op, such as ``"gelu"`` or ``"multi_head_attention"`` (once,
+        after its whole result); a pattern for scopes, such as ``"*/mlp/*"`` (its layers with
+        weights, and attention); a predicate of the node; or several of these, of which any will do.
       rate: share of the entries that become 0, as in nnops.dropout.
       broadcast_dims: axes along which entries share their fate, as there.
       argument: the new argument's name.
@@ -188,24 +195,32 @@ def insert_dropout(
     True
     """
     if where is None:
-        raise PassError("insert_dropout: where is None; say after which ops or scopes")
+        raise PassError(f"{NAME}: where is None; say after which ops or scopes")
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise PassError(f"insert_dropout: rate is {rate!r}; give a number from 0 to below 1")
+        raise PassError(f"{NAME}: rate is {rate!r}; give a number from 0 to below 1")
     dims = tuple(broadcast_dims) if isinstance(broadcast_dims, Iterable) else (broadcast_dims,)
-    chosen = _site_chooser(where)
+    chosen, whole = _site_chooser(where), _composite_chooser(where)
 
     def work(graph: Graph, record: list[Rewrite] | None = None) -> Graph:
-        graph = raised(graph)
-        if not any(map(chosen, graph.walk())):
-            scopes = sorted({n.scope for n in graph.walk() if n.op in LAYERS})
-            raise PassError(f"insert_dropout: nothing is chosen by {where!r}; layers are {scopes}")
-        refuse_differentiated(graph, chosen, "insert_dropout")
+        record = [] if record is None else record
+        # What is made of others, and chosen itself, has one result, not those of its parts.
+        closed = {node.op for node in graph.walk() if whole(node)}
+        graph = raised(graph, closed)
+        if not closed and not any(map(chosen, graph.walk())):
+            raise PassError(f"{NAME}: nothing is chosen by {where!r}{_known(graph)}")
+        refuse_differentiated(graph, lambda node: whole(node) or chosen(node), NAME)
         key = jax.eval_shape(lambda: jax.random.key(0))
         graph, new = add_arguments(graph, {argument: key})
-        inserter = _Inserter(chosen, float(rate), dims, [] if record is None else record)
-        return inserter.run(graph, new[argument])
+        place = graph.inputs.index(new[argument])
+        first = 0
+        if closed:
+            inserter = _Inserter(whole, float(rate), dims, record)
+            graph = raised(inserter.run(graph, new[argument]))
+            first = len(graph.nodes)  # of other keys than those that are there
+        inserter = _Inserter(chosen, float(rate), dims, record)
+        return inserter.run(graph, graph.inputs[place], first)
 
-    return Pass("insert_dropout", work, "Results are dropped.", new_arguments=(argument,))
+    return Pass(NAME, work, "Results are dropped.", new_arguments=(argument,))
 
 
 def _site_chooser(where: Where) -> Callable[[Node], bool]:
@@ -213,13 +228,37 @@ def _site_chooser(where: Where) -> Callable[[Node], bool]:
     if isinstance(where, Iterable) and not isinstance(where, str):
         several = [_site_chooser(part) for part in where]
         return lambda node: any(one(node) for one in several)
+    ops = nnops.registry().keys() - composites() - {"dropout", "stochastic_depth"}
+    if not isinstance(where, str) or where in ops:
+        inner = chooser(where)
+        return lambda node: node.op in ops and inner(node, "")
+    # The parts of an op of that name are inside of what is dropped, if it is an op's.
+    whole = where in composites()
+    return lambda node: (
+        node.op in LAYERS
+        and fnmatch.fnmatchcase(node.scope, where)
+        and not (whole and is_part_of(node, where))
+    )
+
+
+def _composite_chooser(where: Where) -> Callable[[Node], bool]:
+    """Likewise for the ops that are made of others, by name or predicate."""
+    if isinstance(where, Iterable) and not isinstance(where, str):
+        several = [_composite_chooser(part) for part in where]
+        return lambda node: any(one(node) for one in several)
+    ops = composites()
+    if isinstance(where, str):
+        return lambda node: node.op in ops and node.op == where
     inner = chooser(where)
-    drawing = {"dropout", "stochastic_depth"}
-    # Of an op that is made of others no node is left, so that its name can be but a scope's.
-    ops = {n for n, op in nnops.registry().items() if not op.made_of_ops} - drawing
-    if isinstance(where, str) and where not in ops:
-        ops = LAYERS
     return lambda node: node.op in ops and inner(node, "")
+
+
+def _known(graph: Graph) -> str:
+    """What there is to choose from, for a message."""
+    scopes = sorted({node.scope for node in graph.walk() if node.op in LAYERS})
+    differentiated = has_derivatives(graph)
+    hint = f"; of what is differentiated, {before_differentiating(NAME)}" if differentiated else ""
+    return f"; layers are in {scopes}{hint}"
 
 
 class _Inserter:
@@ -237,8 +276,11 @@ class _Inserter:
         self._dims = dims
         self._record = record
 
-    def run(self, graph: Graph, key: Value) -> Graph:
-        """The graph with its dropout, drawn from ``key``, a value of it."""
+    def run(self, graph: Graph, key: Value, first: int = 0) -> Graph:
+        """The graph with its dropout, drawn from ``key``, a value of it.
+
+        The places' own keys are those from number ``first`` on.
+        """
         editor = Editor(graph)
         places: list[Node] = []
         for node in graph.nodes:
@@ -247,7 +289,7 @@ class _Inserter:
             elif any(self._chosen(n) for body in node.subgraphs for n in body.walk()):
                 places.append(node)
         # A key for each place, whatever else is in the graph.
-        for i, node in enumerate(dict.fromkeys(places)):
+        for i, node in enumerate(dict.fromkeys(places), first):
             if node.subgraphs and not self._chosen(node):
                 self._enter(editor, node, key, i)
             else:
@@ -256,7 +298,7 @@ class _Inserter:
 
     def _drop(self, editor: Editor, node: Node, key: Value, i: int) -> None:
         if len(node.outputs) != 1 or not jnp.issubdtype(node.output.dtype, jnp.floating):
-            raise PassError(f"insert_dropout: {_name(node)} gives no floating-point array")
+            raise PassError(f"{NAME}: {_name(node)} gives no floating-point array")
 
         def dropped(*arrays: Any) -> Any:
             *operands, key = arrays
@@ -267,15 +309,13 @@ class _Inserter:
         values = [*editor.inputs(node), key]
         outs, nodes = editor.emit_nodes(dropped, values, at=node, cache=False)
         editor.substitute(node, outs)
-        self._record.append(
-            Rewrite("insert_dropout", "insert_dropout", "approximate", (node,), tuple(nodes))
-        )
+        self._record.append(Rewrite(NAME, NAME, "approximate", (node,), tuple(nodes)))
 
     def _enter(self, editor: Editor, node: Node, key: Value, i: int) -> None:
         reachable = node.op in LOOPS_AND_BRANCHES and node.op != "while"
         if not reachable or (node.op == "scan" and node.effects):
             raise PassError(
-                f"insert_dropout: what is inside of {_name(node)} cannot be dropped: a {node.op} "
+                f"{NAME}: what is inside of {_name(node)} cannot be dropped: a {node.op} "
                 "takes no key; leave it out with where="
             )
         turns = node.params["length"] if node.op == "scan" else None

@@ -12,10 +12,15 @@ import numpy as np
 from jaxpress import nnops
 from jaxpress.capture import Graph, Node, PassError, Value, compat
 from jaxpress.capture.edit import Editor
-from jaxpress.passes.derivatives import has_derivatives, refuse_differentiated
+from jaxpress.passes.derivatives import (
+    before_differentiating,
+    has_derivatives,
+    refuse_differentiated,
+)
 from jaxpress.passes.known import LOOPS_AND_BRANCHES
 from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.new_arguments import add_arguments
+from jaxpress.passes.opened import parts_hint
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.record import Rewrite
 from jaxpress.passes.rules.weights import operands_of, rebind
@@ -104,7 +109,8 @@ def insert_attention_mask(
             scopes = sorted({node.scope for node in all_sites})
             known = f"there is some in {scopes}" if scopes else "there is none"
             if not scopes and has_derivatives(graph):
-                known += "; of what is differentiated already, give the loss"
+                known += f"; of what is differentiated already, {before_differentiating(NAME)}"
+            known += parts_hint(graph, (OP,))
             raise PassError(f"{NAME}: no attention is chosen by {where!r}; {known}")
         refuse_differentiated(graph, set(sites).__contains__, NAME)
         given: Value | None = None

@@ -43,6 +43,7 @@ class Rule:
       note: a word for the record.
       stands_for: ``stands_for(match)`` is the name of another rule, of whose rewrite this match is
         a different spelling: where that rule is switched off, so is this match.
+      scope: a name for what the new nodes are in, inside the scope of what they replace.
 
     >>> from jaxpress.passes.pattern import any_value, op
     >>> rule = Rule("double_negation", op("neg", op("neg", any_value("x"))), lambda x: x)
@@ -60,6 +61,7 @@ class Rule:
         shared: bool = False,
         note: str = "",
         stands_for: Callable[[Match], str] | None = None,
+        scope: str = "",
     ):
         if numerics not in NUMERICS:
             raise PassError(f"rule {name!r}: numerics is one of {NUMERICS}, not {numerics!r}")
@@ -75,6 +77,7 @@ class Rule:
         self.shared = shared
         self.note = note
         self.stands_for = stands_for
+        self.scope = scope
         signature = inspect.signature(replacement)
         parameters = signature.parameters.values()
         self._wants_match = "match" in signature.parameters
@@ -220,6 +223,7 @@ class Rule:
                 like=match.like,
                 key=(replacement, tuple(names), types, self._static_key(match, literals)),
                 origin=match.matched,
+                scope=self.scope,
             )
             editor.substitute_values(match.root, match.outputs, outs)
             for node in makers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.capture import Graph, Node, PassError, Value
+from jaxpress.passes.derivatives import before_differentiating
 from jaxpress.passes.mask_sources import (
     GivenMasks,
     GlobalMasks,
@@ -20,11 +21,13 @@ from jaxpress.passes.mask_sources import (
 )
 from jaxpress.passes.more_inputs import with_more_inputs
 from jaxpress.passes.new_arguments import add_arguments
+from jaxpress.passes.opened import parts_hint
 from jaxpress.passes.pipeline import Pass
 from jaxpress.passes.pruning import check_structure
 from jaxpress.passes.record import Rewrite
 from jaxpress.passes.rules.weights import operands_of
 from jaxpress.passes.weight_sites import (
+    WEIGHTS,
     Scope,
     Sites,
     Where,
@@ -63,7 +66,9 @@ def insert_weight_masks(
       sparsity: the fraction of weights to drop, the smallest first, or a function that gives it
         for a node. The mask is computed from the weights themselves.
       structure: ``"unstructured"``, ``"channel"`` (whole features), or ``(n, m)`` to keep n of each
-        m neighbours along the input axis; see ``magnitude_mask``.
+        m neighbours along the input axis; see ``magnitude_mask``. Weights that several ops share
+        are masked for each by its own axes: where these differ, as in ``x @ w @ w.T``, give
+        ``masks`` if they are to stay the same.
       scope: ``"layer"``, the fraction of each op's weights, or ``"global"``, of all together
         (unstructured only); equal magnitudes at the border go together there.
       masks: arrays by weights' names (weights that have none stay as they are), or a function
@@ -103,8 +108,7 @@ def insert_weight_masks(
             node = sites.gradients[0]
             raise PassError(
                 f"{NAME}: {node!r} ({node.source or 'no source line'}) is part of a gradient "
-                "by weights that are not masked yet; give the pass the loss, and differentiate "
-                "what comes out"
+                f"by weights that are not masked yet; {before_differentiating(NAME)}"
             )
         source: MaskSource
         if argument is not None:
@@ -151,11 +155,16 @@ def maskable_weights(graph: Graph, where: Where = None) -> dict[str, Any]:
     return {name: jax.ShapeDtypeStruct(base.shape, base.dtype) for base, name in names.items()}
 
 
-def raised(graph: Graph) -> Graph:
-    """The graph with its named ops, as far as ``default`` finds them before it folds any."""
+def raised(graph: Graph, closed: Iterable[str] = ()) -> Graph:
+    """The graph with its named ops, as far as ``default`` finds them before it folds any.
+
+    Args:
+      graph: the graph.
+      closed: ops that stay as they are, of those that else become what they are made of.
+    """
     from jaxpress.passes.presets import default
 
-    for step in default:
+    for step in default.without(*(f"open_{name}" for name in closed)):
         if step.name == "fold_batch_norm":
             break
         graph = step(graph)
@@ -164,7 +173,7 @@ def raised(graph: Graph) -> Graph:
 
 def _known_names(graph: Graph) -> str:
     names = list(find_sites(graph, chooser(None)).names.values())
-    return f"; there are {names}" if names else "; there are none"
+    return (f"; there are {names}" if names else "; there are none") + parts_hint(graph, WEIGHTS)
 
 
 class _Inserter:

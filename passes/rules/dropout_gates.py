@@ -61,7 +61,8 @@ class Gate(NamedTuple):
     def keeps(self, share: Any) -> bool:
         """Whether ``share`` is known to be kept, so that means stay what they are."""
         p = self.probability
-        return p is not None and abs(p - float(share)) <= _SAME
+        unit = float(jnp.finfo(np.result_type(share)).eps) * float(share)
+        return p is not None and abs(p - float(share)) <= max(_SAME, unit)
 
 
 def scaled_by(view: View, node: Node) -> tuple[Value, Any, bool] | None:

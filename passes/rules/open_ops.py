@@ -41,7 +41,7 @@ def open_rules(ops: Collection[str] | None = None) -> RuleSet:
         [
             # multi_head_attention(...) -> dense(dot_product_attention(dense(...), ...))
             # separable_conv(...) -> conv(conv(...))
-            Rule(f"open_{name}", _MadeOfOps(name), _parts, numerics="exact")
+            Rule(f"open_{name}", _MadeOfOps(name), _parts, numerics="exact", scope=name)
             for name in made
         ]
     )

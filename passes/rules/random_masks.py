@@ -187,13 +187,18 @@ def _pattern(fn: Callable[..., Any], dtype: str) -> Op:
 
 
 def is_random(view: View, mask: Value) -> bool:
-    """Whether ``mask`` is made from random bits, within a few operations."""
-    stack, seen = [mask], set()
-    while stack and len(seen) < MAX_NODES:
-        node = view.producer(stack.pop())
-        if node is None or node in seen:
+    """Whether ``mask`` is made from random bits, within a few operations.
+
+    What is known counts apart: it is gone once it is computed beforehand, and the answer must not
+    change then.
+    """
+    stack, seen = [mask], (set(), set())
+    while stack:
+        value = stack.pop()
+        node, visited = view.producer(value), seen[view.is_known(value)]
+        if node is None or node in visited or len(visited) == MAX_NODES:
             continue
-        seen.add(node)
+        visited.add(node)
         if node.op.startswith(RANDOM_OPS):
             return True
         stack.extend(view.inputs(node))

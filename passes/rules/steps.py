@@ -91,9 +91,19 @@ def linear_maker(
         state.fail(f"{node.op} has an activation already", node)
         return None
     if not shared and not _is_private(view, value, user):
-        state.fail(lambda: f"{value!r} is used elsewhere as well", node)
+        state.fail(
+            lambda: f"{value!r} is used elsewhere as well{_by_whom(view, value, user)}", node
+        )
         return None
     return node, tuple(reversed(steps))
+
+
+def _by_whom(view: View, value: Value, user: Node) -> str:
+    """Which other node keeps a value, and on which line of the user's, for a message."""
+    other = next((node for node in view.users(value) if node is not user), None)
+    if other is None:
+        return ", as a result" if view.is_output(value) else ""
+    return f", by {other.op} ({other.source or 'no source line'})"
 
 
 def steps_back(

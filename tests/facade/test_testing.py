@@ -149,6 +149,42 @@ def test_wrong_rules_are_found(name) -> None:
         check_rule(rule, *example)
 
 
+_TINY = 1e-9  # nothing in float16
+
+
+def _narrowed(x):
+    return x.astype("int32").astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else x
+
+
+# Wrong in one precision, and right in all others that check_rule tries.
+ONE_PRECISION = {
+    "float16": [
+        (Rule("overflow", lambda x: (x / 64) * (x / 64), lambda x: x * x / 4096,
+              numerics="reassociates"), ()),
+        (Rule("underflow", lambda x: x / (jnp.abs(x) + 0.5), lambda x: x * _TINY / (
+            jnp.abs(x) * _TINY + 0.5 * _TINY), numerics="reassociates"), ()),
+    ],
+    "int64": [
+        (Rule("narrow", NEG_NEG.pattern, _narrowed), ()),
+        (Rule("narrow_type", NEG_NEG.pattern,
+              lambda x: x.astype("int32") if x.dtype == "int64" else x), ()),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ONE_PRECISION)
+def test_what_is_wrong_in_one_precision_is_found(dtype) -> None:
+    for rule, example in ONE_PRECISION[dtype]:
+        others = (
+            "float32",
+            "bfloat16",
+            *(("float64",) if dtype == "float16" else ("int32", "float16")),
+        )
+        check_rule(rule, *example, dtypes=others)
+        with pytest.raises((VerificationError, PassError), match=dtype):
+            check_rule(rule, *example, dtypes=("float32", dtype))
+
+
 def test_other_rounding_is_called_by_its_name() -> None:
     with pytest.raises(VerificationError, match=r'e-0[78]; numerics="reassociates" allows other'):
         check_rule(*WRONG["exact in name only"][:1])

@@ -71,6 +71,33 @@ def test_after_ops_scopes_and_predicates() -> None:
     close(graph(X, key=KEY), dropped(nnops.gelu(X @ W), 0, broadcast_dims=0) @ W)
 
 
+def test_an_op_that_is_made_of_others_is_dropped_once() -> None:
+    w, out, x = array(6, 2, 3), array(2, 3, 6), array(2, 5, 6)
+
+    def model(x):
+        return jax.jit(nnops.multi_head_attention)(x, None, None, w, w, w, out)
+
+    whole, ids = "multi_head_attention", lambda node: node.op == "multi_head_attention"
+    for where in (whole, ids, [whole, "gelu"]):
+        graph = inserted(model, where, x)
+        assert graph.count()["dropout"] == 1 and "dot_product_attention" in graph.count()
+        close(jax.jit(graph)(x, dropout_key=KEY), dropped(model(x), 0))
+    graph = inserted(model, [whole, "dense"], x)
+    assert graph.count()["dropout"] == 5
+    keys = {str(node.inputs[1]) for node in graph.find("random_fold_in")}
+    assert len(keys) == 5  # each place draws by itself
+    with pytest.raises(PassError, match=r"layers are in \['multi_head_attention'"):
+        inserted(model, "nowhere", x)
+
+    def stack(x):
+        return jax.lax.scan(lambda x, _: (model(x), None), x, None, length=2)[0]
+
+    assert inserted(stack, whole, x).count()["dropout"] == 1
+    image, kernels = array(1, 5, 5, 3), (array(3, 3, 1, 3), array(1, 1, 3, 4))
+    graph = inserted(lambda x: nnops.separable_conv(x, *kernels), "separable_conv", image)
+    close(graph(image, dropout_key=KEY), dropped(nnops.separable_conv(image, *kernels), 0))
+
+
 def test_each_turn_of_a_scan_draws_anew() -> None:
     def layer(x, w):
         return jnp.sin(x @ w), None
@@ -129,6 +156,8 @@ def test_what_is_differentiated_already_is_not_dropped() -> None:
     ):
         with pytest.raises(PassError, match="is differentiated in this function already"):
             drop(trace(fn)(w, x))
+    with pytest.raises(PassError, match=r"nothing is chosen .*jax\.grad\(jaxpress\.optimize"):
+        insert_dropout("gelu", 0.5)(trace(jax.grad(lambda x: jnp.sum(nnops.gelu(x))))(x))
     noisy = jp.optimize(loss, [drop, "default"])
     assert jax.grad(noisy)(w, x, dropout_key=jax.random.key(0)).shape == w.shape
 

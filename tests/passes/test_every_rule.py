@@ -73,7 +73,7 @@ def test_it_keeps_the_function(name: str) -> None:
         start(name),
         *case.args,
         gradients=case.gradients,
-        dtypes=("bfloat16", "int32"),
+        dtypes=("bfloat16", "int32", "float16", "float64", "int64"),
     )
 
 

@@ -242,6 +242,24 @@ def test_attention_is_chosen_by_scope_or_predicate() -> None:
     insert_attention_mask("key_padding", "encoder*")(graph)
 
 
+def test_attention_inside_of_an_op_is_chosen_by_that_op() -> None:
+    w, out = array(D, HEADS, 4), array(HEADS, 4, D)
+
+    def fn(x, causal=False):
+        with jax.named_scope("one"):
+            x = nnops.multi_head_attention(x, None, None, w, w, w, out, is_causal=causal)
+        x = x.reshape(B, T, HEADS, -1)
+        return nnops.dot_product_attention(x, x, x)
+
+    graph = insert_attention_mask("causal", "multi_head_attention")(trace(fn)(X))
+    scopes = {n.scope: n.params["is_causal"] for n in graph.find("dot_product_attention")}
+    assert scopes == {"one/multi_head_attention": True, "": False}
+    np.testing.assert_allclose(jax.jit(graph)(X), fn(X, causal=True), rtol=1e-5, atol=1e-5)
+    hint = "choose 'multi_head_attention' or 'dot_product_attention'"
+    with pytest.raises(PassError, match=hint):
+        insert_attention_mask("causal", "nowhere")(trace(fn)(X))
+
+
 def test_every_insertion_is_on_record() -> None:
     record = []
     insert_attention_mask("causal")(trace(in_jax())(X), record)

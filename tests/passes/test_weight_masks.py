@@ -167,22 +167,6 @@ def test_training_with_fixed_masks_leaves_what_is_masked_alone() -> None:
         assert not g[~masks[f"p['{name}']"]].any() and g[masks[f"p['{name}']"]].any()
 
 
-def test_a_gradient_by_unmasked_weights_is_refused_one_by_data_is_masked() -> None:
-    graph = trace(jax.grad(lambda p, x: jnp.sum(model(p, x) ** 2)))(PARAMS, X)
-    assert set(maskable_weights(graph)) <= {f"p['{name}']" for name in PARAMS}  # not x
-    for name in ("conv", "hidden", "out"):
-        with pytest.raises(PassError, match="is part of a gradient"):
-            insert_weight_masks(f"*{name}*", sparsity=0.5)(graph)
-
-    def slope(p, x):
-        return jax.grad(lambda x: jnp.sum(jnp.tanh(jnp.tanh(x @ p["hidden"]) @ p["out"])))(x)
-
-    x = array(12, 288)  # as many rows as features: shapes alone tell nothing
-    fast = jp.optimize(slope, [insert_weight_masks(sparsity=0.5), "default"])
-    by_hand = {k: w * magnitude_mask(w, 0.5) for k, w in PARAMS.items()}
-    assert_close(fast(PARAMS, x), slope(by_hand, x))
-
-
 @pytest.mark.parametrize(
     ("where", "names"),
     [

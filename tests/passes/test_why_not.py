@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 from helpers import array
+from jaxpress import nnops, passes
 from jaxpress.capture import PassError, trace
 from jaxpress.passes import Rule, any_value, op, scalar
 
@@ -95,3 +96,16 @@ def test_long_parts_are_cut() -> None:
         pattern = op("sin", pattern)
     rule = Rule("long", pattern, lambda x: x)
     assert len(str(rule.why_not(trace(lambda x: jnp.sin(jax.nn.relu(x)))(X)))) < 400
+
+
+def test_who_else_uses_a_value_is_named_with_its_line() -> None:
+    (rule,) = (r for p in passes.default for r in p.rules if r.name == "fuse_activation")
+    w = jnp.ones((4, 4))
+
+    def fn(x):
+        y = nnops.dense(x, w)
+        return nnops.relu(y), jnp.split(y, 2)
+
+    assert ", by split (test_why_not.py:" in str(rule.why_not(trace(fn)(w)))
+    graph = trace(lambda x: (lambda y: (nnops.relu(y), y))(nnops.dense(x, w)))(w)
+    assert "is used elsewhere as well, as a result" in str(rule.why_not(graph))

@@ -108,6 +108,13 @@ def test_in_low_precision(dtype) -> None:
     new = rewritten(passes.inference, linen(), x, KEY)[0]
     assert new.count()["dropout"] == 1
     np.testing.assert_array_equal(jax.jit(new)(x, KEY), jax.jit(linen())(x, KEY))
+    for name in ("what is dropped", "not what is dropped"):  # its share is rounded
+        fn = BY_HAND[name]
+        new = rewritten(passes.default, fn, x, KEY)[0]
+        assert new.count()["dropout"] == 1
+        np.testing.assert_array_equal(jax.jit(new)(x, KEY), jax.jit(fn)(x, KEY))
+    wrong = lambda x, k: jnp.where(bernoulli(k, x, 0.31), 0, x / 0.7)  # noqa: E731
+    assert "dropout" not in rewritten(passes.default, wrong, x, KEY)[0].count()
 
 
 def test_in_float64() -> None:
@@ -136,11 +143,14 @@ def test_a_mask_with_two_users_is_an_operand() -> None:
 
 def test_draws_in_other_ways_keep_their_mask() -> None:
     for fn in (
+        # With more equations than are looked through, of which most are of constants.
+        lambda x, k: x * (jax.random.randint(k, x.shape, 0, 10) < 7) / 0.7,
         lambda x, k: jnp.where(jax.random.uniform(k, x.shape) > 0.3, x / 0.7, 0),
         lambda x, k: jnp.where(bernoulli(k, x, 0.5), x / 0.7, 0),
     ):
         new = rewritten(passes.default, fn, X, KEY)[0]
         assert new.find("dropout")[0].params["operands"] == ("x", "keep")
+        assert not passes.default.run(new)[1].rewrites
         np.testing.assert_array_equal(jax.jit(new)(X, KEY), jax.jit(fn)(X, KEY))
 
 
