@@ -162,6 +162,19 @@ CASES: dict[str, Case] = {
         (X,),
         lambda x: lax.broadcast_in_dim(x, (2, 3, 4), (1, 2)),
     ),
+    "rows_by_number": Case(
+        lambda x: lax.fori_loop(0, 3, lambda i, y: y * x[i] + 1, x[0]),
+        (X,),
+        lambda x: lax.fori_loop(0, 3, lambda i, y: y * x[i % 2] + 1, x[0]),
+    ),
+    "counted_while": Case(
+        lambda x: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * c[1]), (0, x)),
+        (X,),
+        lambda x: lax.while_loop(
+            lambda c: c[0] < 3, lambda c: (c[0] + (c[1][0, 0] > 0), c[1] * c[1] + 1), (0, x)
+        ),
+        gradients=False,
+    ),
     "known_branch": Case(
         lambda x: lax.cond_p.bind(
             jnp.int32(1), x, branches=(jax.make_jaxpr(jnp.sin)(x), jax.make_jaxpr(jnp.cos)(x))
