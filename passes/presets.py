@@ -36,6 +36,7 @@ from jaxpress.passes.rules.fuse import FUSE_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
+from jaxpress.passes.rules.move_transpose import MOVE_TRANSPOSE
 from jaxpress.passes.rules.open_ops import open_rules
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
@@ -140,6 +141,7 @@ fuse_activation = Pass(
     FUSE_RULES
     + FUSE_PAD_RULES
     + FUSE_LAYOUT_RULES
+    + MOVE_TRANSPOSE
     + TRANSPOSE_TWICE
     + DROP_TRANSPOSE
     + RESHAPE_CHAIN

@@ -330,6 +330,11 @@ CASES: dict[str, Case] = {
         lambda x, y: lax.dot_general(x, y, (((2,), (2,)), ((0,), (0,)))),
         (array(3, 2, 4), array(3, 5, 4)),
     ),
+    "move_transpose": Case(
+        lambda x: nnops.rms_norm(x.transpose(1, 0, 2), axis=0).transpose(1, 0, 2),
+        (STEPS,),
+        lambda x: nnops.rms_norm(x.transpose(1, 0, 2), axis=0) + 1,
+    ),
     "fuse_transpose_after_dot": Case(
         lambda x, y: lax.dot_general(x, y, (((2,), (2,)), ((0,), (0,)))).transpose(0, 2, 1),
         (array(3, 2, 4), array(3, 5, 4)),
