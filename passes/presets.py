@@ -33,6 +33,7 @@ from jaxpress.passes.rules.fold_part import FOLD_PART
 from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
 from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
+from jaxpress.passes.rules.fuse_heads import FUSE_HEADS_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
@@ -66,6 +67,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse_activation",
+    "fuse_heads",
     "fuse_parallel",
     "hoist",
     "inference",
@@ -149,6 +151,13 @@ fuse_activation = Pass(
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
     after=("raise_ops", "fold_batch_norm"),
 )
+fuse_heads = Pass(
+    "fuse_heads",
+    # With what tidies the axes that each head had for itself.
+    FUSE_HEADS_RULES + TRANSPOSE_TWICE + DROP_TRANSPOSE + RESHAPE_CHAIN + DROP_RESHAPE,
+    "Attentions of one head each become one of several heads.",
+    after="fuse_activation",
+)
 fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
 tidy_slices = Pass(
     "tidy_slices",
@@ -173,6 +182,7 @@ default = Pipeline(
         algebra,
         fold_batch_norm,
         fuse_activation,
+        fuse_heads,
         fuse_parallel,
         tidy_slices,
         hoist,
@@ -206,6 +216,7 @@ _PASSES = {
         algebra,
         fold_batch_norm,
         fuse_activation,
+        fuse_heads,
         fuse_parallel,
         hoist,
         select_kernels,

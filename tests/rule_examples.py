@@ -46,6 +46,18 @@ TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
 EVEN = array(4, 6)
 AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 
+
+def one_head(x, scale=None):
+    """Attention of one head, in an op of any number."""
+    x = jnp.expand_dims(x, -2)
+    return jnp.squeeze(nnops.dot_product_attention(x, x, x, scale=scale), -2)
+
+
+def dense_of_head(x):
+    """What a head adds to the result."""
+    return nnops.dense(one_head(x), W[2:])
+
+
 CASES: dict[str, Case] = {
     # What does nothing, or undoes itself.
     "convert_scalar": Case(
@@ -329,6 +341,16 @@ CASES: dict[str, Case] = {
         (array(2, 3, 4), array(3, 5, 4)),
         lambda x, y: lax.dot_general(x, y, (((2,), (2,)), ((0,), (0,)))),
         (array(3, 2, 4), array(3, 5, 4)),
+    ),
+    "fuse_heads": Case(
+        lambda x: jnp.concatenate([one_head(x[..., :2]), one_head(x[..., 2:])], -1),
+        (array(2, 3, 4),),
+        lambda x: jnp.concatenate([one_head(x[..., :2]), one_head(x[..., 2:], scale=2.0)], -1),
+    ),
+    "fuse_summed_heads": Case(
+        lambda x: nnops.dense(one_head(x[..., 2:]), W[:2], None, dense_of_head(x[..., :2])),
+        (array(2, 3, 4),),
+        lambda x: nnops.dense(one_head(x[..., 2:]), W[:2], None, 2 * dense_of_head(x[..., :2])),
     ),
     "move_transpose": Case(
         lambda x: nnops.rms_norm(x.transpose(1, 0, 2), axis=0).transpose(1, 0, 2),
