@@ -190,8 +190,12 @@ def _queries_and_groups(
     assert keys is not None
     as_long = [a for a in free if size(a) == product.key.shape[keys]]
     ones = [a for a in free if size(a) == 1]
+    # (..., T, K, G, H), however few queries: those that share a key head are behind it.
+    ahead = [a for a in free if heads and places[a] < max(heads)]
     if len(as_long) == 1:
         queries = as_long[0]
+    elif len(ahead) == 1:
+        queries = ahead[0]
     elif len(ones) == 1:
         queries = next(a for a in free if a not in ones)
     elif len(adjacent) == 1 and len(product.batch) > 1:

@@ -44,6 +44,8 @@ def product(equation, swap=False):
         ("btkgh,bskh->bkgts", "b", "t", "k", "g"),
         ("bkgth,bksh->bkgts", "b", "t", "k", "g"),
         ("btgh,bsh->bgts", "b", "t", "", "g"),
+        ("bxkgh,bskh->bkgxs", "b", "x", "k", "g"),
+        ("btkxh,bskh->bkxts", "b", "t", "k", "x"),
         ("btgknh,bsnh->bntgks", "b", "tgk", "n", ""),
         ("tnh,bsnh->bnts", "b", "t", "n", ""),
         ("nth,bsnh->bnts", "b", "t", "n", ""),
