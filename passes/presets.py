@@ -37,6 +37,7 @@ from jaxpress.passes.rules.fuse_heads import FUSE_HEADS_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
+from jaxpress.passes.rules.map_heads import MAP_HEADS
 from jaxpress.passes.rules.move_transpose import MOVE_TRANSPOSE
 from jaxpress.passes.rules.open_ops import open_rules
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
@@ -84,7 +85,7 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    linear = ATTENTION_RULES + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
+    linear = ATTENTION_RULES + MAP_HEADS + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
     rest = LOSS_RULES + pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)

@@ -44,6 +44,7 @@ __all__ = ["CASES", "TESTED_ELSEWHERE", "Case"]
 TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
 
 EVEN = array(4, 6)
+SQUARES = array(2, 4, 4)
 AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
 
 
@@ -186,6 +187,11 @@ CASES: dict[str, Case] = {
             lambda c: c[0] < 3, lambda c: (c[0] + (c[1][0, 0] > 0), c[1] * c[1] + 1), (0, x)
         ),
         gradients=False,
+    ),
+    "map_heads": Case(
+        lambda x: lax.map(lambda w: jax.nn.softmax((x @ w) @ x.T) @ x, SQUARES),
+        (X,),
+        lambda x: lax.map(lambda w: jax.nn.sigmoid((x @ w) @ x.T) @ x, SQUARES),
     ),
     "known_branch": Case(
         lambda x: lax.cond_p.bind(
