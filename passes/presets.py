@@ -57,6 +57,7 @@ from jaxpress.passes.rules.raise_rotary import ROTARY_RULES
 from jaxpress.passes.rules.raise_sequence_mask import RAISE_SEQUENCE_MASK
 from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
 from jaxpress.passes.rules.regular_gather import REGULAR_GATHER
+from jaxpress.passes.rules.sum_of_products import SUM_OF_PRODUCTS
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
 __all__ = [
@@ -85,7 +86,14 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    linear = ATTENTION_RULES + MAP_HEADS + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
+    linear = (
+        ATTENTION_RULES
+        + MAP_HEADS
+        + SUM_OF_PRODUCTS
+        + LINEAR_RULES
+        + EINSUM_DENSE_RULES
+        + EMBEDDING_RULES
+    )
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
     rest = LOSS_RULES + pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)

@@ -193,6 +193,11 @@ CASES: dict[str, Case] = {
         (X,),
         lambda x: lax.map(lambda w: jax.nn.sigmoid((x @ w) @ x.T) @ x, SQUARES),
     ),
+    "sum_of_products": Case(
+        lambda x: jnp.sum(lax.dot_general(x, SQUARES[:, :3], (((2,), (2,)), ((0,), (0,)))), (0,)),
+        (array(2, 3, 4),),
+        lambda x: jnp.sum(lax.dot_general(x, SQUARES[:, :3], (((2,), (2,)), ((0,), (0,)))), (1,)),
+    ),
     "known_branch": Case(
         lambda x: lax.cond_p.bind(
             jnp.int32(1), x, branches=(jax.make_jaxpr(jnp.sin)(x), jax.make_jaxpr(jnp.cos)(x))

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxpress.capture import Graph, Literal, Node, Value, compat
+from jaxpress.capture import Graph, Literal, Node, Value, compat, trace
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.passes.cleanup import inline
 from jaxpress.passes.engine import rewrite
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
+from jaxpress.passes.rules.cleanup_moves import is_plain
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
+from jaxpress.passes.rules.sum_of_products import SUM_OF_PRODUCTS
 from jaxpress.passes.view import GraphView
 
 __all__ = ["MAP_HEADS"]
@@ -63,6 +66,9 @@ class _LoopOverHeads:
         rows = inputs[consts + carry :]
         if not rows or not all(view.is_known(v) for v in rows):
             state.fail("it runs over other things than known weights", node)
+            return None
+        if not is_plain(*inputs):
+            state.fail("its sizes are not known, or it is sharded", node)
             return None
         if not isinstance(length, int) or not 1 < length <= _MAX_HEADS:
             state.fail(f"it has {length} rounds", node)
@@ -112,9 +118,16 @@ def _added(view: GraphView, old: Value, new: Value) -> Value | str | None:
 
 def _all_at_once(*, match: Match, **given: Any) -> Any:
     plan: _Plan = match.info["plan"]
+    arrays = [jnp.asarray(given[f"x{i}"], v.dtype) for i, v in enumerate(plan.body.inputs)]
+    # Sums are looked for before anything else names the products that they are of.
+    types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    mapped = trace(lambda *xs: _mapped(plan, match.root, xs))(*types)
+    return evaluate(rewrite(inline(mapped), SUM_OF_PRODUCTS), arrays)
+
+
+def _mapped(plan: _Plan, node: Node, arrays: Sequence[Any]) -> Any:
     body = plan.body
-    consts, carry = compat.scan_counts(match.root.params)
-    arrays = [jnp.asarray(given[f"x{i}"], v.dtype) for i, v in enumerate(body.inputs)]
+    consts, carry = compat.scan_counts(node.params)
     steady = [i for i, v in enumerate(plan.added) if v is None]
     fixed = [*range(consts), *(consts + i for i in steady)]
     taken = [*fixed, *range(consts + carry, len(arrays))]
