@@ -185,6 +185,9 @@ class _SummedHeads:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
+        if "residual" not in node.params["operands"]:
+            state.fail("it adds to nothing", node)
+            return None
         chain: list[Node] = []
         rest: Value | None = None
         maker: Node | None = node
