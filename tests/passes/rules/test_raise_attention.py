@@ -427,30 +427,3 @@ def test_complex_numbers_stay() -> None:
         trace(lambda z: attend(z, z, z, lambda w: w.real, lambda p: p.astype(z.dtype)))(z)
     )
     assert_refuses(RAISE_ATTENTION, lambda z: graph(z), z)
-
-
-# Of two inputs with features last, nothing tells which one is the weights.
-@pytest.mark.parametrize("out", ["bthk", "bhtk"])
-@pytest.mark.parametrize(
-    "weights, known", [("dhk", True), ("hdk", True), ("hkd", True), ("hdk", False)]
-)
-def test_projections_with_their_heads_anywhere(weights, out, known) -> None:
-    """No transpose is left, whether heads are the first axis of weights or stand in the middle."""
-    sizes = {"d": 6, "h": C, "k": 3}
-    own = [array(*(sizes[c] for c in weights), seed=i) for i in range(3)] + [array(C, 3, 6)]
-
-    def fn(x, ws):
-        q, k, v = (jnp.einsum(f"btd,{weights}->{out}", x, w) for w in ws[:3])
-        keys = out.replace("t", "s")
-        p = jax.nn.softmax(jnp.einsum(f"{out},{keys}->bhts", q, k) * 3**-0.5)
-        return jnp.einsum(f"{out},hkd->btd", jnp.einsum(f"bhts,{keys}->{out}", p, v), ws[3])
-
-    x = array(2, C, 6)
-    fast = jp.optimize((lambda x: fn(x, own)) if known else fn)
-    args = (x,) if known else (x, own)
-    graph = fast.graph(*args)
-    (node,) = graph.find("dot_product_attention")
-    assert node.inputs[0].shape == (2, C, C, 3)
-    moved = [n for n in graph.find("transpose") if n.output.ndim == 4]
-    assert not moved, graph
-    np.testing.assert_allclose(fast(*args), fn(x, own), rtol=1e-4, atol=1e-4)
