@@ -45,8 +45,9 @@ def read_of(view: View, node: Node) -> Row | None:
         return None
     index = _scalar(view, rest[0])
     whole = tuple(numbers.offset_dims) == tuple(range(array.ndim - 1))
-    found = whole and index is not None
-    return Row(node.output, {taken[0]: (index, 1)}, False) if found else None
+    if not whole or index is None:
+        return None
+    return Row(node.output, {taken[0]: (index, 1)}, False)
 
 
 def written_by(view: View, node: Node) -> Row | None:

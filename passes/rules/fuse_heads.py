@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
@@ -242,7 +243,7 @@ def _fuse_sum(*, match: Match, **arrays: Any) -> Any:
         "w": lax.concatenate([arrays[w] for w in info["weights"]], 0),
     }
     if info["biases"]:
-        operands["b"] = sum((arrays[b] for b in info["biases"][1:]), arrays[info["biases"][0]])
+        operands["b"] = reduce(lax.add, [arrays[b] for b in info["biases"]])
     if info["residual"] is not None:
         operands["residual"] = arrays[info["residual"]]
     return rebind(match.nodes["dense"], operands)
