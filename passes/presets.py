@@ -33,9 +33,12 @@ from jaxpress.passes.rules.fold_part import FOLD_PART
 from jaxpress.passes.rules.fold_shifted import FOLD_SHIFTED
 from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
 from jaxpress.passes.rules.fuse import FUSE_RULES
+from jaxpress.passes.rules.fuse_heads import FUSE_HEADS_RULES
 from jaxpress.passes.rules.fuse_layout import FUSE_LAYOUT_RULES
 from jaxpress.passes.rules.fuse_pad import FUSE_PAD_RULES
 from jaxpress.passes.rules.fuse_parallel import fuse_parallel as _fuse_parallel
+from jaxpress.passes.rules.map_heads import MAP_HEADS
+from jaxpress.passes.rules.move_transpose import MOVE_TRANSPOSE
 from jaxpress.passes.rules.open_ops import open_rules
 from jaxpress.passes.rules.raise_activation import activation_rules, clip_rules
 from jaxpress.passes.rules.raise_attention import ATTENTION_RULES
@@ -54,6 +57,7 @@ from jaxpress.passes.rules.raise_rotary import ROTARY_RULES
 from jaxpress.passes.rules.raise_sequence_mask import RAISE_SEQUENCE_MASK
 from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
 from jaxpress.passes.rules.regular_gather import REGULAR_GATHER
+from jaxpress.passes.rules.sum_of_products import SUM_OF_PRODUCTS
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "fold_batch_norm",
     "fold_constants",
     "fuse_activation",
+    "fuse_heads",
     "fuse_parallel",
     "hoist",
     "inference",
@@ -81,7 +86,14 @@ __all__ = [
 
 
 def _raise_rules(ops: Collection[str] | None) -> RuleSet:
-    linear = ATTENTION_RULES + LINEAR_RULES + EINSUM_DENSE_RULES + EMBEDDING_RULES
+    linear = (
+        ATTENTION_RULES
+        + MAP_HEADS
+        + SUM_OF_PRODUCTS
+        + LINEAR_RULES
+        + EINSUM_DENSE_RULES
+        + EMBEDDING_RULES
+    )
     norms = RAISE_NORM + RAISE_BATCH_NORM + SOFTMAX_RULES + LOG_SOFTMAX_RULES
     sequences = RECURRENT_RULES + ROTARY_RULES + RAISE_SEQUENCE_MASK
     rest = LOSS_RULES + pool_rules(ops) + norms + dropout_rules(ops) + activation_rules(ops)
@@ -140,12 +152,20 @@ fuse_activation = Pass(
     FUSE_RULES
     + FUSE_PAD_RULES
     + FUSE_LAYOUT_RULES
+    + MOVE_TRANSPOSE
     + TRANSPOSE_TWICE
     + DROP_TRANSPOSE
     + RESHAPE_CHAIN
     + DROP_RESHAPE,
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
     after=("raise_ops", "fold_batch_norm"),
+)
+fuse_heads = Pass(
+    "fuse_heads",
+    # With what tidies the axes that each head had for itself.
+    FUSE_HEADS_RULES + TRANSPOSE_TWICE + DROP_TRANSPOSE + RESHAPE_CHAIN + DROP_RESHAPE,
+    "Attentions of one head each become one of several heads.",
+    after="fuse_activation",
 )
 fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
 tidy_slices = Pass(
@@ -173,6 +193,7 @@ default = Pipeline(
         algebra,
         fold_batch_norm,
         fuse_activation,
+        fuse_heads,
         fuse_parallel,
         tidy_slices,
         hoist,
@@ -206,6 +227,7 @@ _PASSES = {
         algebra,
         fold_batch_norm,
         fuse_activation,
+        fuse_heads,
         fuse_parallel,
         hoist,
         select_kernels,

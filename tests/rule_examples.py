@@ -44,7 +44,20 @@ __all__ = ["CASES", "TESTED_ELSEWHERE", "Case"]
 TESTED_ELSEWHERE = {"drop_convert": "tests/passes/rules/test_cleanup.py"}
 
 EVEN = array(4, 6)
+SQUARES = array(2, 4, 4)
 AROUND = ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0))
+
+
+def one_head(x, scale=None):
+    """Attention of one head, in an op of any number."""
+    x = jnp.expand_dims(x, -2)
+    return jnp.squeeze(nnops.dot_product_attention(x, x, x, scale=scale), -2)
+
+
+def dense_of_head(x):
+    """What a head adds to the result."""
+    return nnops.dense(one_head(x), W[2:])
+
 
 CASES: dict[str, Case] = {
     # What does nothing, or undoes itself.
@@ -169,6 +182,29 @@ CASES: dict[str, Case] = {
         ),
         (X,),
         lambda x: lax.broadcast_in_dim(x, (2, 3, 4), (1, 2)),
+    ),
+    "rows_by_number": Case(
+        lambda x: lax.fori_loop(0, 3, lambda i, y: y * x[i] + 1, x[0]),
+        (X,),
+        lambda x: lax.fori_loop(0, 3, lambda i, y: y * x[i % 2] + 1, x[0]),
+    ),
+    "counted_while": Case(
+        lambda x: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * c[1]), (0, x)),
+        (X,),
+        lambda x: lax.while_loop(
+            lambda c: c[0] < 3, lambda c: (c[0] + (c[1][0, 0] > 0), c[1] * c[1] + 1), (0, x)
+        ),
+        gradients=False,
+    ),
+    "map_heads": Case(
+        lambda x: lax.map(lambda w: jax.nn.softmax((x @ w) @ x.T) @ x, SQUARES),
+        (X,),
+        lambda x: lax.map(lambda w: jax.nn.sigmoid((x @ w) @ x.T) @ x, SQUARES),
+    ),
+    "sum_of_products": Case(
+        lambda x: jnp.sum(lax.dot_general(x, SQUARES[:, :3], (((2,), (2,)), ((0,), (0,)))), (0,)),
+        (array(2, 3, 4),),
+        lambda x: jnp.sum(lax.dot_general(x, SQUARES[:, :3], (((2,), (2,)), ((0,), (0,)))), (1,)),
     ),
     "known_branch": Case(
         lambda x: lax.cond_p.bind(
@@ -324,6 +360,21 @@ CASES: dict[str, Case] = {
         (array(2, 3, 4), array(3, 5, 4)),
         lambda x, y: lax.dot_general(x, y, (((2,), (2,)), ((0,), (0,)))),
         (array(3, 2, 4), array(3, 5, 4)),
+    ),
+    "fuse_heads": Case(
+        lambda x: jnp.concatenate([one_head(x[..., :2]), one_head(x[..., 2:])], -1),
+        (array(2, 3, 4),),
+        lambda x: jnp.concatenate([one_head(x[..., :2]), one_head(x[..., 2:], scale=2.0)], -1),
+    ),
+    "fuse_summed_heads": Case(
+        lambda x: nnops.dense(one_head(x[..., 2:]), W[:2], None, dense_of_head(x[..., :2])),
+        (array(2, 3, 4),),
+        lambda x: nnops.dense(one_head(x[..., 2:]), W[:2], None, 2 * dense_of_head(x[..., :2])),
+    ),
+    "move_transpose": Case(
+        lambda x: nnops.rms_norm(x.transpose(1, 0, 2), axis=0).transpose(1, 0, 2),
+        (STEPS,),
+        lambda x: nnops.rms_norm(x.transpose(1, 0, 2), axis=0) + 1,
     ),
     "fuse_transpose_after_dot": Case(
         lambda x, y: lax.dot_general(x, y, (((2,), (2,)), ((0,), (0,)))).transpose(0, 2, 1),

@@ -10,7 +10,7 @@ from jaxpress.passes.pattern import State
 from jaxpress.passes.rules.attention_bands import Band
 from jaxpress.passes.rules.axis_parts import Joined, Label, Labels
 from jaxpress.passes.rules.axis_tracking import Axes, spread
-from jaxpress.passes.view import View
+from jaxpress.passes.view import View, is_parameter_like
 
 __all__ = ["Product", "Roles", "Weighted", "product_of", "roles_of", "weighted_of"]
 
@@ -162,12 +162,34 @@ def roles_of(state: State, product: Product, bands: Iterable[Band]) -> Roles:
 def _places(view: View, product: Product) -> dict[int | None, int]:
     """Where the product's axes are in the array that queries were before they were rearranged."""
     behind = spread(view, product.query, broadcasts=False)
+    first = _weights_in_front(view, behind.source)
     out: dict[int | None, int] = {}
     for axis, place in enumerate(product.query_axes):
         source = None if place is None else behind.axes[place]
         if source is not None:
-            out[axis] = source
+            out[axis] = (source - first) % behind.source.ndim
     return out
+
+
+def _weights_in_front(view: View, value: Value) -> int:
+    """How many axes in front are those of weights, where data follows: a product ``w x``.
+
+    Projections have them behind, and so will this one be written.
+    """
+    node = view.producer(value)
+    if node is None or node.op != "dot_general":
+        return 0
+    left, right = view.inputs(node)
+    ((left_axes, right_axes), (batch, _)) = node.params["dimension_numbers"]
+    if len(batch) or not is_parameter_like(view, left) or view.is_known(right):
+        return 0
+    # Either may be weights where both are inputs; data has its features last.
+    along_last = sorted(map(int, right_axes)) == list(
+        range(right.ndim - len(right_axes), right.ndim)
+    )
+    turned = view.is_known(left) or not is_parameter_like(view, right)
+    turned = turned or (along_last and left.ndim - 1 not in map(int, left_axes))
+    return left.ndim - len(left_axes) if turned else 0
 
 
 def _queries_and_groups(
@@ -190,8 +212,12 @@ def _queries_and_groups(
     assert keys is not None
     as_long = [a for a in free if size(a) == product.key.shape[keys]]
     ones = [a for a in free if size(a) == 1]
+    # (..., T, K, G, H), however few queries: those that share a key head are behind it.
+    ahead = [a for a in free if heads and places[a] < max(heads)]
     if len(as_long) == 1:
         queries = as_long[0]
+    elif len(ahead) == 1:
+        queries = ahead[0]
     elif len(ones) == 1:
         queries = next(a for a in free if a not in ones)
     elif len(adjacent) == 1 and len(product.batch) > 1:

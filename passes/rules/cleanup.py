@@ -19,6 +19,7 @@ from jaxpress.passes.rules.cleanup_products import PRODUCT_OF_PAIRS
 from jaxpress.passes.rules.cleanup_reductions import DROP_REDUCTION
 from jaxpress.passes.rules.cleanup_scalars import FOLD_SCALARS
 from jaxpress.passes.rules.cleanup_turns import TURN_RULES
+from jaxpress.passes.rules.counted_loops import COUNTED_LOOP_RULES
 from jaxpress.passes.view import View, broadcast_operand
 
 __all__ = ["CLEANUP_RULES"]
@@ -182,5 +183,6 @@ CLEANUP_RULES = RuleSet(
         *MOVE_RULES,
         *TURN_RULES,
         *BRANCH_RULES,
+        *COUNTED_LOOP_RULES,
     )
 )

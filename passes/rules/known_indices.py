@@ -6,6 +6,7 @@ Arrays that are closed over are data of the model, and not looked into.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.view import View
 
-__all__ = ["counted"]
+__all__ = ["counted", "counted_over"]
 
 _MAX_SIZE = 1 << 12
 _MAX_DEPTH = 24
@@ -58,6 +59,42 @@ def counted(view: View, value: Value) -> np.ndarray | None:
     if found is None or again is None or not np.array_equal(again, found):
         return None
     return found
+
+
+def counted_over(
+    view: View, value: Value, rounds: Mapping[Value, np.ndarray], depth: int = _MAX_DEPTH
+) -> np.ndarray | None:
+    """The whole number ``value``, a scalar of a loop's body, in each of its rounds.
+
+    Args:
+      view: the body.
+      value: a scalar.
+      rounds: scalars of which that is known.
+      depth: how far to look.
+
+    Returns:
+      As many numbers as there are rounds, or one, where it is the same in all of them; ``None``
+      where it depends on other things.
+    """
+    dtype = value.dtype
+    if value.shape or dtype is None or np.dtype(dtype).kind not in "iub" or not depth:
+        return None
+    if isinstance(value, Literal):
+        return np.asarray(value.val, dtype)
+    if value in rounds:
+        return rounds[value]
+    node = view.producer(value)
+    if node is None or node.op == "iota" or node.op == "concatenate":
+        return None
+    inputs = [counted_over(view, v, rounds, depth - 1) for v in view.inputs(node)]
+    known = [x for x in inputs if x is not None]
+    if len(known) < len(inputs):
+        return None
+    if node.op in ("broadcast_in_dim", "reshape", "squeeze"):
+        return known[0]
+    with np.errstate(all="ignore"):
+        found = _of(node, known, dtype)
+    return None if found is None else found.astype(dtype)
 
 
 def _counted(

@@ -13,7 +13,14 @@ from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, constant, spread
-from jaxpress.passes.rules.rotary_parts import Part, are_pairs, joined_of, part_of, same_array
+from jaxpress.passes.rules.rotary_parts import (
+    Part,
+    are_pairs,
+    is_wider,
+    joined_of,
+    part_of,
+    same_array,
+)
 from jaxpress.passes.view import View
 
 __all__ = ["RAISE_ROTARY", "RAISE_ROTARY_HALVES", "ROTARY_RULES"]
@@ -59,13 +66,18 @@ class _WholePattern:
         for straight, turned in orders:
             for mul, rotated, sin in _products(view, turned):
                 maker = view.producer(rotated)
+                widened = ()
+                if maker is not None and maker.op == "convert_element_type":
+                    if not is_wider(view.inputs(maker)[0], rotated):
+                        continue
+                    widened, maker = (maker,), view.producer(view.inputs(maker)[0])
                 joined = None if maker is None else joined_of(view, maker)
                 if joined is None or joined.wide:
                     continue
                 for other, x, cos in _products(view, straight):
                     match = self._try(state, node, joined, x, cos, sin)
                     if match is not None:
-                        match.matched = (node, mul, other, *joined.nodes)
+                        match.matched = (node, mul, other, *widened, *joined.nodes)
                         if node.op == "sub":
                             match.info["sign"] = -match.info["sign"]
                         return match
@@ -241,7 +253,7 @@ def _doubled(table: Any, by_turns: bool) -> Any:
 
 def _guard(match: Match) -> str | None:
     x, y = match["x"], match.root.output
-    if not jnp.issubdtype(y.dtype, jnp.floating) or x.dtype != y.dtype:
+    if not jnp.issubdtype(y.dtype, jnp.floating) or not is_wider(x, y):
         return f"it makes {y.dtype} of {x.dtype}"
     if not isinstance(match.info["features"], int) or match.info["features"] % 2:
         return "the features are no pairs"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.axis_tracking import spread
 from jaxpress.passes.view import View
 
-__all__ = ["Joined", "Part", "are_pairs", "joined_of", "part_of", "same_array"]
+__all__ = ["Joined", "Part", "are_pairs", "is_wider", "joined_of", "part_of", "same_array"]
 
 _MAX_STEPS = 10
 
@@ -56,6 +58,9 @@ def _before(view: View, node: Node, part: Part) -> Part | None:
             return part._replace(source=source, shape=tuple(source.shape), axes=axes)
         case "neg":
             return part._replace(source=source, sign=-part.sign)
+        case "convert_element_type":
+            # To a wider type, which may as well come before.
+            return part._replace(source=source) if is_wider(source, node.output) else None
         case "slice":
             strides = params["strides"] or (1,) * source.ndim
             for i, d in enumerate(source.shape):
@@ -81,6 +86,12 @@ def _before(view: View, node: Node, part: Part) -> Part | None:
         case "squeeze":
             return _before_squeeze(view, node, part)
     return None
+
+
+def is_wider(narrow: Value, wide: Value) -> bool:
+    """Whether one floating-point type holds all numbers of another."""
+    floats = all(jnp.issubdtype(v.dtype, jnp.floating) for v in (narrow, wide))
+    return floats and jnp.promote_types(narrow.dtype, wide.dtype) == wide.dtype
 
 
 def _before_squeeze(view: View, node: Node, part: Part) -> Part | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import jaxpress as jp
+from helpers import array
 from jaxpress.capture import trace
 from jaxpress.capture.edit import Editor
 from jaxpress.passes import inline
@@ -14,6 +17,8 @@ from jaxpress.passes.rules.attention_axes import product_of, roles_of, weighted_
 from jaxpress.passes.rules.attention_bands import Band
 
 B, T, S, N, K, G, H = 2, 3, 5, 7, 11, 13, 17
+# As many positions as heads: no shape tells them apart.
+M = 4
 SIZES = {"b": B, "t": T, "s": S, "n": N, "k": K, "g": G, "h": H, "x": 1}
 
 
@@ -44,6 +49,8 @@ def product(equation, swap=False):
         ("btkgh,bskh->bkgts", "b", "t", "k", "g"),
         ("bkgth,bksh->bkgts", "b", "t", "k", "g"),
         ("btgh,bsh->bgts", "b", "t", "", "g"),
+        ("bxkgh,bskh->bkgxs", "b", "x", "k", "g"),
+        ("btkxh,bskh->bkxts", "b", "t", "k", "x"),
         ("btgknh,bsnh->bntgks", "b", "tgk", "n", ""),
         ("tnh,bsnh->bnts", "b", "t", "n", ""),
         ("nth,bsnh->bnts", "b", "t", "n", ""),
@@ -107,3 +114,30 @@ def test_values_are_summed_along_keys_alone(equation, fits) -> None:
             weighted.value is graph.inputs[2] and weighted.value.shape[weighted.axes.index(3)] == S
         )
         assert sorted(weighted.result) == [-1, 0, 1, 2]
+
+
+# Of two inputs with features last, nothing tells which one is the weights.
+@pytest.mark.parametrize("out", ["bthk", "bhtk"])
+@pytest.mark.parametrize(
+    "weights, known", [("dhk", True), ("hdk", True), ("hkd", True), ("hdk", False)]
+)
+def test_projections_with_their_heads_anywhere(weights, out, known) -> None:
+    """No transpose is left, whether heads are the first axis of weights or stand in the middle."""
+    sizes = {"d": 6, "h": M, "k": 3}
+    own = [array(*(sizes[c] for c in weights), seed=i) for i in range(3)] + [array(M, 3, 6)]
+
+    def fn(x, ws):
+        q, k, v = (jnp.einsum(f"btd,{weights}->{out}", x, w) for w in ws[:3])
+        keys = out.replace("t", "s")
+        p = jax.nn.softmax(jnp.einsum(f"{out},{keys}->bhts", q, k) * 3**-0.5)
+        return jnp.einsum(f"{out},hkd->btd", jnp.einsum(f"bhts,{keys}->{out}", p, v), ws[3])
+
+    x = array(2, M, 6)
+    fast = jp.optimize((lambda x: fn(x, own)) if known else fn)
+    args = (x,) if known else (x, own)
+    graph = fast.graph(*args)
+    (node,) = graph.find("dot_product_attention")
+    assert node.inputs[0].shape == (2, M, M, 3)
+    moved = [n for n in graph.find("transpose") if n.output.ndim == 4]
+    assert not moved, graph
+    np.testing.assert_allclose(fast(*args), fn(x, own), rtol=1e-4, atol=1e-4)

@@ -160,6 +160,29 @@ def test_low_precision(dtype) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=8 * eps)
 
 
+@pytest.mark.parametrize("fn, tables", [(whole, FULL), (halves, HALF), (as_complex, HALF)])
+def test_a_narrow_array_with_wide_tables(fn, tables) -> None:
+    """As models in bfloat16 have it: turned in float32, in whichever place that is said."""
+    x = X.astype("bfloat16")
+    for f in (fn, lambda x, *t: fn(x.astype("float32"), *t).astype(x.dtype)):
+        if f is as_complex:
+            continue  # there are no complex numbers of two bytes
+        new = rewrite(tidied(f, x, *tables), ROTARY_RULES).validate()
+        (node,) = new.find("rotary_embedding")
+        assert [v.dtype.name for v in node.inputs] == ["bfloat16", "float32", "float32"]
+        got, want = new(x, *tables), f(x, *tables)
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got.astype("float32"), want.astype("float32"), rtol=1e-2)
+        grads = [
+            jax.grad(lambda x, f=g: f(x, *tables).astype("float32").sum())(x) for g in (f, new)
+        ]
+        np.testing.assert_allclose(*(g.astype("float32") for g in grads), rtol=0, atol=0.05)
+    # What has been narrowed is another array.
+    rounded = lambda x, c, s: x * c + rotate_half(x.astype("bfloat16").astype(x.dtype)) * s  # noqa: E731
+    graph = tidied(rounded, X, *FULL)
+    assert_refuses(ROTARY_RULES, lambda *a: graph(*a), X, *FULL)
+
+
 def test_equinox() -> None:
     eqx = pytest.importorskip("equinox")
     layer = eqx.nn.RotaryPositionalEmbedding(8)
