@@ -53,6 +53,11 @@ def chosen(a, b):
     return jnp.where(size > 0.5, 0.5 * size - 0.125, 0.5 * (a - b) ** 2)
 
 
+def smooth_l1(a, b):
+    size = jnp.abs(a - b)
+    return jnp.where(size < 0.25, 0.5 * size**2 / 0.25, size - 0.125).mean()
+
+
 def likelihood(x, z):
     return z * jax.nn.log_sigmoid(x) + (1 - z) * jax.nn.log_sigmoid(-x)
 
@@ -157,6 +162,14 @@ EVERYWHERE = [
     ("mean_absolute_error", lambda a, b: jnp.abs(a - b).mean(0), (X, Y)),
     ("huber", lambda a, b: optax.huber_loss(a, b, delta=0.5), (X, Y)),
     ("huber", chosen, (X, Y)),
+    ("huber", smooth_l1, (X, Y)),
+    (
+        "huber",
+        lambda a, b: jnp.where(
+            jnp.abs(e := a - b) < 1.5, 0.5 * jnp.square(e), 1.5 * (jnp.abs(e) - 0.75)
+        ),
+        (X, Y),
+    ),
     ("kl_divergence", optax.kl_divergence, (X, P)),
     ("kl_divergence", optax.losses.kl_divergence_with_log_targets, (X, Y)),
     ("kl_divergence", clipped_divergence, (X, P)),
@@ -250,6 +263,7 @@ NONE = [
     (lambda x, q: jax.nn.logsumexp(x, -1) - (q * x).sum(0), (Z, Z)),
     # A parabola and a line that do not meet.
     (lambda a, b: jnp.where(jnp.abs(a - b) < 1, 0.5 * (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
+    (lambda a, b: jnp.where(jnp.abs(a - b) < 1, (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
     # The logarithm of 0 is left as it is; a quotient that may overflow.
     (lambda x, p: (p * (jnp.log(p) - x)).sum(-1), (Z, Z)),
     (lambda q, p: (p * jnp.log(p / q)).sum(-1), (Z, Z)),
