@@ -174,8 +174,31 @@ EVERYWHERE = [
     ("kl_divergence", optax.losses.kl_divergence_with_log_targets, (X, Y)),
     ("kl_divergence", clipped_divergence, (X, P)),
     ("kl_divergence", distilled, (X, Y)),
+    ("cosine_similarity", lambda a, b: (a * b).sum(-1) / (length(a) * length(b)), (X, Y)),
+    ("cosine_similarity", lambda a, b: (a * b).sum(0) / length(a, 0) / length(b, 0), (X, Y)),
+    (
+        "cosine_similarity",
+        lambda a, b: (a * b).sum(-1) / ((length(a) + 0.1) * (length(b) + 0.1)),
+        (X, Y),
+    ),
+    (
+        "cosine_similarity",
+        lambda a, b: (
+            (a * b).sum(-1) / jnp.maximum(length(a), 0.1) / jnp.maximum(length(b), 0.1)
+        ).mean(),
+        (X, Y),
+    ),
+    (
+        "cosine_distance",
+        jax.vmap(lambda a, b: 1 - jnp.dot(a, b) / jnp.sqrt(a @ a) / jnp.sqrt(b @ b)),
+        (X, Y),
+    ),
     ("cosine_distance", lambda a, b: 1 - (unit(a) * unit(b)).sum(-1), (X, Y)),
 ]
+
+
+def length(x, axis=-1):
+    return jnp.linalg.norm(x, axis=axis)
 
 
 def unit(x):
@@ -264,6 +287,12 @@ NONE = [
     # A parabola and a line that do not meet.
     (lambda a, b: jnp.where(jnp.abs(a - b) < 1, 0.5 * (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
     (lambda a, b: jnp.where(jnp.abs(a - b) < 1, (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
+    # Lengths of others, along another axis, kept from zero in different ways or together.
+    (lambda a, b: (a * b).sum(-1) / (length(a) * length(a + b)), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a, 0) * length(b, 0)), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a) * (length(b) + 1e-6)), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a) * length(b) + 1e-6), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a) * length(b)) * length(a), (Z, Z + 1)),
     # The logarithm of 0 is left as it is; a quotient that may overflow.
     (lambda x, p: (p * (jnp.log(p) - x)).sum(-1), (Z, Z)),
     (lambda q, p: (p * jnp.log(p / q)).sum(-1), (Z, Z)),
