@@ -154,6 +154,11 @@ RAISING: dict[str, Case] = {
     "raise_logsumexp": Case(
         lambda x: jax.nn.logsumexp(x, axis=-1), (X,), lambda x: jnp.log(jnp.exp(x).sum(-1))
     ),
+    "raise_logmeanexp": Case(
+        lambda x: nnops.logsumexp(x, axis=-1) - jnp.log(x.shape[-1]),
+        (X,),
+        lambda x: nnops.logsumexp(x, axis=-1) - jnp.log(x.shape[-1] + 1),
+    ),
     "exp_of_log_softmax": Case(
         lambda x: jnp.exp(nnops.log_softmax(x, (0, 1))),
         (X,),
