@@ -34,7 +34,7 @@ MOMENTUM = 0.9
 
 def _reference(
     x: Any, mean: Any, var: Any, scale: Any = None, bias: Any = None, *, axis: int,
-    momentum: float, epsilon: float, axis_name: Any, dtype: Any,
+    momentum: float, epsilon: float, placement: str, axis_name: Any, dtype: Any,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     given = {"x": x, "mean": mean, "var": var, "scale": scale, "bias": bias}
     check_affine("batch_norm_train", given, (x.shape[axis],), "the features are")
@@ -48,7 +48,7 @@ def _reference(
     if axis_name is not None:
         batch_var = lax.pmean(batch_var, axis_name)
     y = affine(
-        away * inverse_root(batch_var, epsilon),
+        away * inverse_root(batch_var, epsilon, placement),
         scale,
         bias,
         (axis,),
@@ -88,6 +88,7 @@ _OP = define(
         "axis": -1,
         "momentum": MOMENTUM,
         "epsilon": EPSILON,
+        "placement": "root",
         "axis_name": None,
         "dtype": None,
     },
@@ -163,6 +164,7 @@ def batch_norm_train(
     axis: int = -1,
     momentum: float = 0.9,
     epsilon: float = 1e-5,
+    placement: str = "root",
     axis_name: Any = None,
     dtype: Any = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -181,6 +183,8 @@ def batch_norm_train(
         momentum: how much of the running statistics stays, a Python number. In torch's words it is
             one minus that; and torch's running variance is that of a sample, ``v * n / (n - 1)``.
         epsilon: added to the variance, a Python number.
+        placement: where epsilon stands: ``"root"`` as above, ``"sum"`` for ``sqrt(v) + epsilon``,
+            ``"max"`` or ``"norm"`` for ``max(sqrt(v), epsilon)``: see `l2_normalize`.
         axis_name: name or names of mapped axes (of ``shard_map`` or ``vmap``) whose parts of the
             batch count together; None for this part alone.
         dtype: y's; None for the one to which x, scale and bias promote.
@@ -212,6 +216,7 @@ def batch_norm_train(
         axis=at,
         momentum=momentum,
         epsilon=epsilon,
+        placement=placement,
         axis_name=axis_name,
         dtype=dtype,
     )

@@ -31,28 +31,30 @@ EPSILON = 1e-5
 
 
 def _in_groups(
-    op: str, x: Any, scale: Any, bias: Any, groups: Any, axis: int, epsilon: float, dtype: Any
-) -> Any:
+    op: str, x: Any, scale: Any, bias: Any, groups: Any, axis: int, epsilon: float,
+    placement: str, dtype: Any,
+) -> Any:  # fmt: skip
     check_affine(op, {"x": x, "scale": scale, "bias": bias}, (x.shape[axis],), "the features are")
     work = work_dtype(x, scale, bias)
     at = axis % x.ndim
     shape = (*x.shape[:at], groups, x.shape[at] // groups, *x.shape[at + 1 :])
     grouped = x.astype(work).reshape(shape)
     away, _, variance = centered(grouped, [i for i in range(1, len(shape)) if i != at])
-    y = (away * inverse_root(variance, epsilon)).reshape(x.shape)
+    y = (away * inverse_root(variance, epsilon, placement)).reshape(x.shape)
     return affine(y, scale, bias, (axis,), result_dtype(x, scale, bias, dtype=dtype))
 
 
 def _group_reference(
     x: Any, scale: Any = None, bias: Any = None, *, groups: int, axis: int, epsilon: float,
-    dtype: Any,
+    placement: str, dtype: Any,
 ) -> Any:  # fmt: skip
-    return _in_groups("group_norm", x, scale, bias, groups, axis, epsilon, dtype)
+    return _in_groups("group_norm", x, scale, bias, groups, axis, epsilon, placement, dtype)
 
 
 def _instance_reference(
-    x: Any, scale: Any = None, bias: Any = None, *, axis: int, epsilon: float, dtype: Any
-) -> Any:
+    x: Any, scale: Any = None, bias: Any = None, *, axis: int, epsilon: float, placement: str,
+    dtype: Any,
+) -> Any:  # fmt: skip
     check_affine(
         "instance_norm",
         {"x": x, "scale": scale, "bias": bias},
@@ -61,7 +63,7 @@ def _instance_reference(
     )
     others = [i for i in range(1, x.ndim) if i != axis % x.ndim]
     away, _, variance = centered(x.astype(work_dtype(x, scale, bias)), others)
-    y = away * inverse_root(variance, epsilon)
+    y = away * inverse_root(variance, epsilon, placement)
     return affine(y, scale, bias, (axis,), result_dtype(x, scale, bias, dtype=dtype))
 
 
@@ -74,7 +76,7 @@ _GROUP_NORM = define(
     "group_norm",
     _group_reference,
     optional=("scale", "bias"),
-    defaults={"groups": 1, "axis": -1, "epsilon": EPSILON, "dtype": None},
+    defaults={"groups": 1, "axis": -1, "epsilon": EPSILON, "placement": "root", "dtype": None},
     normalize=lambda params: normalized_params("group_norm", params, EPSILON),
     batch=batch_first,
     infer=_infer,
@@ -84,7 +86,7 @@ _INSTANCE_NORM = define(
     "instance_norm",
     _instance_reference,
     optional=("scale", "bias"),
-    defaults={"axis": -1, "epsilon": EPSILON, "dtype": None},
+    defaults={"axis": -1, "epsilon": EPSILON, "placement": "root", "dtype": None},
     normalize=lambda params: normalized_params("instance_norm", params, EPSILON),
     batch=batch_first,
     infer=_infer,
@@ -111,6 +113,7 @@ def group_norm(
     groups: int,
     axis: int = -1,
     epsilon: float = 1e-5,
+    placement: str = "root",
     dtype: Any = None,
 ) -> jax.Array:
     """Group normalisation.
@@ -125,6 +128,8 @@ def group_norm(
         groups: how many groups; it divides the number of features.
         axis: x's feature axis.
         epsilon: added to the variance, a Python number.
+        placement: where epsilon stands: ``"root"`` as above, ``"sum"`` for ``sqrt(var) + epsilon``,
+            ``"max"`` or ``"norm"`` for ``max(sqrt(var), epsilon)``: see `l2_normalize`.
         dtype: the result's; None for the one to which all operands promote.
 
     Returns:
@@ -154,7 +159,9 @@ def group_norm(
             given,
             "give a number of groups that divides the features",
         )
-    return _GROUP_NORM.rebind(given, groups=groups, axis=at, epsilon=epsilon, dtype=dtype)
+    return _GROUP_NORM.rebind(
+        given, groups=groups, axis=at, epsilon=epsilon, placement=placement, dtype=dtype
+    )
 
 
 @eagerly_jitted
@@ -165,6 +172,7 @@ def instance_norm(
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
+    placement: str = "root",
     dtype: Any = None,
 ) -> jax.Array:
     """Instance normalisation.
@@ -178,6 +186,8 @@ def instance_norm(
         bias: (features,), or None for 0.
         axis: x's feature axis.
         epsilon: added to the variance, a Python number.
+        placement: where epsilon stands: ``"root"`` as above, ``"sum"`` for ``sqrt(var) + epsilon``,
+            ``"max"`` or ``"norm"`` for ``max(sqrt(var), epsilon)``: see `l2_normalize`.
         dtype: the result's; None for the one to which all operands promote.
 
     Returns:
@@ -197,4 +207,4 @@ def instance_norm(
     op = "instance_norm"
     given = as_operands(op, x=x, scale=scale, bias=bias)
     at = _features_axis(op, given["x"], axis, 3, "(batch, positions..., features)")
-    return _INSTANCE_NORM.rebind(given, axis=at, epsilon=epsilon, dtype=dtype)
+    return _INSTANCE_NORM.rebind(given, axis=at, epsilon=epsilon, placement=placement, dtype=dtype)

@@ -49,14 +49,15 @@ def as_tuple(axis: int | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reference(
-    x: Any, scale: Any = None, bias: Any = None, *, axis: Any, epsilon: float, dtype: Any
-) -> Any:
+    x: Any, scale: Any = None, bias: Any = None, *, axis: Any, epsilon: float, placement: str,
+    dtype: Any,
+) -> Any:  # fmt: skip
     axes = as_tuple(axis)
     given = {"x": x, "scale": scale, "bias": bias}
     check_affine("layer_norm", given, [x.shape[a] for a in axes], "the normalised axes have")
     work = work_dtype(x, scale, bias)
     away, _, variance = centered(x.astype(work), axes)
-    y = away * inverse_root(variance, epsilon)
+    y = away * inverse_root(variance, epsilon, placement)
     return affine(y, scale, bias, axes, result_dtype(x, scale, bias, dtype=dtype))
 
 
@@ -72,7 +73,7 @@ _LAYER_NORM = define(
     "layer_norm",
     _reference,
     optional=("scale", "bias"),
-    defaults={"axis": -1, "epsilon": EPSILON, "dtype": None},
+    defaults={"axis": -1, "epsilon": EPSILON, "placement": "root", "dtype": None},
     normalize=lambda params: normalized_params("layer_norm", params, EPSILON),
     batch=rows_batch,
     infer=infer,
@@ -88,6 +89,7 @@ def layer_norm(
     *,
     axis: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
+    placement: str = "root",
     dtype: Any = None,
 ) -> jax.Array:
     """Layer normalisation.
@@ -100,6 +102,8 @@ def layer_norm(
         bias: likewise; None for 0.
         axis: the axes to normalise over, one or several.
         epsilon: added to the variance, a Python number.
+        placement: where epsilon stands: ``"root"`` as above, ``"sum"`` for ``sqrt(var) + epsilon``,
+            ``"max"`` or ``"norm"`` for ``max(sqrt(var), epsilon)``: see `l2_normalize`.
         dtype: the result's; None for the one to which all operands promote.
 
     Returns:
@@ -118,4 +122,4 @@ def layer_norm(
     """
     given = as_operands("layer_norm", x=x, scale=scale, bias=bias)
     at = norm_axes("layer_norm", given["x"], axis)
-    return _LAYER_NORM.rebind(given, axis=at, epsilon=epsilon, dtype=dtype)
+    return _LAYER_NORM.rebind(given, axis=at, epsilon=epsilon, placement=placement, dtype=dtype)

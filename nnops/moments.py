@@ -14,6 +14,7 @@ from jaxpress.nnops.settings import data_type, static_value
 from jaxpress.nnops.transforms import general_batch
 
 __all__ = [
+    "PLACEMENTS",
     "affine",
     "as_operands",
     "batch_first",
@@ -26,6 +27,9 @@ __all__ = [
     "same_type",
     "work_dtype",
 ]
+
+# Where an epsilon stands beside a root: see `inverse_root`.
+PLACEMENTS = ("max", "norm", "sum", "root")
 
 
 def as_operands(op: str, **values: Any) -> dict[str, Any]:
@@ -63,13 +67,20 @@ def work_dtype(*values: Any) -> Any:
 
 
 def normalized_params(op: str, params: dict[str, Any], epsilon: float) -> dict[str, Any]:
-    """Static parameters as the primitive holds them: epsilon a float, dtype a dtype or None."""
+    """Static parameters as the primitive holds them: epsilon a float, dtype a dtype or None.
+
+    Raises:
+        OpError: there is no such placement.
+        OpTypeError: epsilon is no number, or dtype no floating one.
+    """
     # Of the two zeros, which are not equal to each other here, the one.
     out = {**params, "epsilon": static_value(op, "epsilon", params["epsilon"], epsilon) + 0.0}
     if out.get("dtype") is not None:
         out["dtype"] = data_type(op, "dtype", out["dtype"])
         if not jnp.issubdtype(out["dtype"], jnp.floating):
             raise OpTypeError(op, f"dtype is {out['dtype']}", mend="give a floating dtype, or None")
+    if out.get("placement", "root") not in PLACEMENTS:
+        raise OpError(op, f"placement is {out['placement']!r}", mend=f"give one of {PLACEMENTS}")
     return out
 
 
@@ -100,9 +111,25 @@ def centered(x: Any, axes: Sequence[int]) -> tuple[Any, Any, Any]:
     return away, mean, jnp.mean(jnp.square(away), axes, keepdims=True)
 
 
-def inverse_root(x: Any, epsilon: float) -> Any:
-    """``1 / sqrt(x + epsilon)``."""
-    return lax.rsqrt(x + jnp.asarray(epsilon, x.dtype))
+def inverse_root(x: Any, epsilon: float, placement: str = "root") -> Any:
+    """One over a root that epsilon keeps from zero.
+
+    ``1 / sqrt(x + epsilon)``; with ``"sum"`` ``1 / (sqrt(x) + epsilon)``, with ``"max"`` and
+    ``"norm"`` ``1 / max(sqrt(x), epsilon)``, whose derivative at zero is zero, and NaN.
+    """
+    e = jnp.asarray(epsilon, x.dtype)
+    if placement == "root":
+        return lax.rsqrt(x + e)
+    if placement == "sum":
+        return 1 / (jnp.sqrt(x) + e)
+    if placement == "norm":
+        return 1 / jnp.maximum(jnp.sqrt(x), e)
+    if epsilon == 0:
+        return lax.rsqrt(x)
+    # Under the root the square is never zero, where a root has no derivative; and the smallest of
+    # epsilons has no square in float32.
+    long = ~(x <= jnp.square(e))  # NaN is long: it goes on
+    return jnp.where(long, lax.rsqrt(jnp.where(long, x, jnp.ones_like(x))), 1 / e)
 
 
 def affine(y: Any, scale: Any, bias: Any, axes: Sequence[int], dtype: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxpress.nnops.define import define
 from jaxpress.nnops.eager import eagerly_jitted
 from jaxpress.nnops.errors import OpError, OpTypeError
 from jaxpress.nnops.layer_norm import as_tuple, norm_axes
 from jaxpress.nnops.moments import (
+    PLACEMENTS,
     as_operands,
     centered,
     inverse_root,
@@ -51,27 +51,12 @@ _STANDARDIZE = define(
     keeps=True,
 )
 
-PLACEMENTS = ("max", "norm", "sum", "root")
-
 
 def l2_reference(x: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
     """What `l2_normalize` computes."""
     wide = x.astype(work_dtype(x))
     square = jnp.sum(jnp.square(wide), axis, keepdims=True)
-    e = jnp.asarray(epsilon, wide.dtype)
-    if placement == "root":
-        factor = lax.rsqrt(square + e)
-    elif placement == "sum":
-        factor = 1 / (jnp.sqrt(square) + e)
-    elif placement == "norm":
-        factor = 1 / jnp.maximum(jnp.sqrt(square), e)
-    elif epsilon == 0:
-        factor = lax.rsqrt(square)
-    else:
-        # Under the root the square is never zero, where a root has no derivative; and the
-        # smallest of epsilons has no square in float32.
-        long = ~(square <= jnp.square(e))  # NaN is long: it goes on
-        factor = jnp.where(long, lax.rsqrt(jnp.where(long, square, jnp.ones_like(square))), 1 / e)
+    factor = inverse_root(square, epsilon, placement)
     return (wide * factor).astype(result_dtype(x))
 
 
@@ -84,16 +69,16 @@ _L2_NORMALIZE = define(
 )
 
 
-def _weight_reference(w: Any, *, axis: Any, epsilon: float) -> Any:
+def _weight_reference(w: Any, *, axis: Any, epsilon: float, placement: str) -> Any:
     away, _, variance = centered(w.astype(work_dtype(w)), as_tuple(axis))
-    return (away * inverse_root(variance, epsilon)).astype(result_dtype(w))
+    return (away * inverse_root(variance, epsilon, placement)).astype(result_dtype(w))
 
 
 _WEIGHT_STANDARDIZE = define(
     "weight_standardize",
     _weight_reference,
     operands=("w",),
-    defaults={"axis": -1, "epsilon": 1e-5},
+    defaults={"axis": -1, "epsilon": 1e-5, "placement": "root"},
     normalize=lambda params: normalized_params("weight_standardize", params, 1e-5),
     batch=leading_batch,
     keeps=True,
@@ -191,17 +176,17 @@ def l2_normalize(
         [0.6000000238418579, 0.800000011920929]
     """
     given = as_operands("l2_normalize", x=x)
-    if placement not in PLACEMENTS:
-        raise OpError(
-            "l2_normalize", f"placement is {placement!r}", given, f"give one of {PLACEMENTS}"
-        )
     at = norm_axes("l2_normalize", given["x"], axis)
     return _L2_NORMALIZE.rebind(given, axis=at, epsilon=epsilon, placement=placement)
 
 
 @eagerly_jitted
 def weight_standardize(
-    w: Any, *, axis: int | Sequence[int] | None = None, epsilon: float = 1e-5
+    w: Any,
+    *,
+    axis: int | Sequence[int] | None = None,
+    epsilon: float = 1e-5,
+    placement: str = "root",
 ) -> jax.Array:
     """Weight standardisation: each output feature's weights get mean 0 and variance 1.
 
@@ -211,12 +196,14 @@ def weight_standardize(
         w: a kernel, such as (height, width, in, out) or (in, out).
         axis: the axes to normalise over; None for all but the last, which is that of the outputs.
         epsilon: added to the variance, a Python number.
+        placement: where epsilon stands: ``"root"`` as above, ``"sum"`` for ``sqrt(var) + epsilon``,
+            ``"max"`` or ``"norm"`` for ``max(sqrt(var), epsilon)``: see `l2_normalize`.
 
     Returns:
         An array of w's shape; computed in float32 at least.
 
     Raises:
-        OpError: an axis does not exist, or there is none to normalise over.
+        OpError: an axis or the placement does not exist, or there is no axis to normalise over.
         OpTypeError: epsilon is no static number, or w is complex.
 
     Source: Qiao et al., 2019, arXiv:1903.10520.
@@ -229,4 +216,4 @@ def weight_standardize(
     given = as_operands("weight_standardize", w=w)
     axis = tuple(range(given["w"].ndim - 1)) if axis is None else axis
     at = norm_axes("weight_standardize", given["w"], axis)
-    return _WEIGHT_STANDARDIZE.rebind(given, axis=at, epsilon=epsilon)
+    return _WEIGHT_STANDARDIZE.rebind(given, axis=at, epsilon=epsilon, placement=placement)

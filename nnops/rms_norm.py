@@ -28,13 +28,14 @@ EPSILON = 1e-6
 
 
 def _reference(
-    x: Any, scale: Any = None, bias: Any = None, *, axis: Any, epsilon: float, dtype: Any
-) -> Any:
+    x: Any, scale: Any = None, bias: Any = None, *, axis: Any, epsilon: float, placement: str,
+    dtype: Any,
+) -> Any:  # fmt: skip
     axes = as_tuple(axis)
     given = {"x": x, "scale": scale, "bias": bias}
     check_affine("rms_norm", given, [x.shape[a] for a in axes], "the normalised axes have")
     wide = x.astype(work_dtype(x, scale, bias))
-    y = wide * inverse_root(jnp.mean(jnp.square(wide), axes, keepdims=True), epsilon)
+    y = wide * inverse_root(jnp.mean(jnp.square(wide), axes, keepdims=True), epsilon, placement)
     return affine(y, scale, bias, axes, result_dtype(x, scale, bias, dtype=dtype))
 
 
@@ -42,7 +43,7 @@ _RMS_NORM = define(
     "rms_norm",
     _reference,
     optional=("scale", "bias"),
-    defaults={"axis": -1, "epsilon": EPSILON, "dtype": None},
+    defaults={"axis": -1, "epsilon": EPSILON, "placement": "root", "dtype": None},
     normalize=lambda params: normalized_params("rms_norm", params, EPSILON),
     batch=rows_batch,
     infer=infer,
@@ -58,6 +59,7 @@ def rms_norm(
     *,
     axis: int | Sequence[int] = -1,
     epsilon: float = 1e-6,
+    placement: str = "root",
     dtype: Any = None,
 ) -> jax.Array:
     """Root mean square normalisation: layer normalisation without taking the mean away.
@@ -71,6 +73,8 @@ def rms_norm(
         bias: likewise; None for 0.
         axis: the axes to normalise over, one or several.
         epsilon: added to the mean square, a Python number.
+        placement: where epsilon stands: ``"root"`` as above, ``"sum"`` for ``rms + epsilon``,
+            ``"max"`` or ``"norm"`` for ``max(rms, epsilon)``: see `l2_normalize`.
         dtype: the result's; None for the one to which all operands promote.
 
     Returns:
@@ -91,4 +95,4 @@ def rms_norm(
     """
     given = as_operands("rms_norm", x=x, scale=scale, bias=bias)
     at = norm_axes("rms_norm", given["x"], axis)
-    return _RMS_NORM.rebind(given, axis=at, epsilon=epsilon, dtype=dtype)
+    return _RMS_NORM.rebind(given, axis=at, epsilon=epsilon, placement=placement, dtype=dtype)

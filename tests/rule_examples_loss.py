@@ -93,6 +93,11 @@ LOSSES: dict[str, Case] = {
         lambda x, p: (p * (jnp.where(p == 0, 1, jnp.log(p)) - x)).sum(-1),
         tidied=True,
     ),
+    "raise_cosine_by_lengths": Case(
+        lambda a, b: (a * b).sum(-1) / (jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)),
+        (X, Y),
+        lambda a, b: (a * b).sum(-1) / (jnp.linalg.norm(a, axis=-1) + jnp.linalg.norm(b, axis=-1)),
+    ),
     "raise_cosine_similarity": Case(
         lambda a, b: (nnops.l2_normalize(a) * nnops.l2_normalize(b)).sum(-1),
         (X, Y),

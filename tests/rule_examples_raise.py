@@ -122,7 +122,7 @@ RAISING: dict[str, Case] = {
     "raise_norm": Case(
         lambda x: norm(x) * array(4) + array(4, seed=1),
         (X,),
-        lambda x: norm(x, over=lambda v: lax.rsqrt(v * 1e-5)),
+        lambda x: norm(x, over=lambda v: lax.rsqrt(v - 1e-5)),
     ),
     "raise_batch_norm": Case(
         lambda x: (x - array(4)) * lax.rsqrt(positive(4) + 1e-3) * KS + KB,
@@ -153,6 +153,11 @@ RAISING: dict[str, Case] = {
     ),
     "raise_logsumexp": Case(
         lambda x: jax.nn.logsumexp(x, axis=-1), (X,), lambda x: jnp.log(jnp.exp(x).sum(-1))
+    ),
+    "raise_logmeanexp": Case(
+        lambda x: nnops.logsumexp(x, axis=-1) - jnp.log(x.shape[-1]),
+        (X,),
+        lambda x: nnops.logsumexp(x, axis=-1) - jnp.log(x.shape[-1] + 1),
     ),
     "exp_of_log_softmax": Case(
         lambda x: jnp.exp(nnops.log_softmax(x, (0, 1))),

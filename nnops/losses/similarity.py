@@ -18,6 +18,7 @@ from jaxpress.nnops.losses.reduction import (
     define_loss,
     require_shape,
 )
+from jaxpress.nnops.moments import inverse_root
 from jaxpress.nnops.normalize import PLACEMENTS, l2_reference
 from jaxpress.nnops.opdef import OpDef
 from jaxpress.nnops.settings import static_value
@@ -72,8 +73,19 @@ def _kl_losses(
 
 
 def _cosine(
-    predictions: Any, targets: Any, *, axis: int, epsilon: float, placement: str | None
+    predictions: Any,
+    targets: Any,
+    *,
+    axis: int,
+    epsilon: float,
+    placement: str | None,
+    dot_first: bool,
 ) -> Any:
+    if dot_first and placement is not None:
+        dot = (predictions * targets).sum(axis)
+        for x in (predictions, targets):
+            dot = dot * inverse_root((x * x).sum(axis), epsilon, placement)
+        return dot
     if placement is not None:
         unit, other = (
             l2_reference(x, axis=axis, epsilon=epsilon, placement=placement)
@@ -98,7 +110,8 @@ def _normalize_cosine(params: dict[str, Any]) -> dict[str, Any]:
         )
     if not (epsilon > 0 or (placement is not None and epsilon == 0)):
         raise OpError("cosine_similarity", f"epsilon is {epsilon}", mend="give a positive number")
-    return {**params, "epsilon": epsilon}
+    first = static_value("cosine_similarity", "dot_first", params["dot_first"], False)
+    return {**params, "epsilon": epsilon, "dot_first": first}
 
 
 def _normalize_kl(params: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +126,7 @@ _KL = _define(
     {"log_targets": False, "zero_times_infinity": "zero"},
     _normalize_kl,
 )
-_COSINE = {"epsilon": EPSILON, "placement": None}
+_COSINE = {"epsilon": EPSILON, "placement": None, "dot_first": False}
 _SIMILARITY = _define("cosine_similarity", _cosine, "predictions", _COSINE, _normalize_cosine)
 _DISTANCE = _define(
     "cosine_distance",
@@ -202,6 +215,7 @@ def cosine_similarity(
     axis: int = -1,
     epsilon: float = 1e-8,
     placement: str | None = None,
+    dot_first: bool = False,
     where: Any = None,
     weights: Any = None,
     reduction: str = "none",
@@ -217,6 +231,7 @@ def cosine_similarity(
         epsilon: least norm, a positive Python number; with a placement perhaps 0.
         placement: None as above; or where epsilon stands in `l2_normalize`, which both vectors then
             go through first: slower, and without overflow where the product of two large ones has.
+        dot_first: whether with a placement too the product is taken of the vectors as they are.
         where: booleans of the losses' shape; False leaves an element out, whatever it holds.
         weights: of the losses' shape, not negative.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -238,9 +253,8 @@ def cosine_similarity(
         1.0
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
-    return _call(
-        _SIMILARITY, operands, axis, epsilon=epsilon, placement=placement, reduction=reduction
-    )
+    how = {"epsilon": epsilon, "placement": placement, "dot_first": dot_first}
+    return _call(_SIMILARITY, operands, axis, **how, reduction=reduction)
 
 
 @eagerly_jitted
@@ -251,6 +265,7 @@ def cosine_distance(
     axis: int = -1,
     epsilon: float = 1e-8,
     placement: str | None = None,
+    dot_first: bool = False,
     where: Any = None,
     weights: Any = None,
     reduction: str = "none",
@@ -267,6 +282,7 @@ def cosine_distance(
         epsilon: least norm, a positive Python number; with a placement perhaps 0.
         placement: None as above; or where epsilon stands in `l2_normalize`, which both vectors then
             go through first: slower, and without overflow where the product of two large ones has.
+        dot_first: whether with a placement too the product is taken of the vectors as they are.
         where: booleans of the losses' shape; False leaves an element out, whatever it holds.
         weights: of the losses' shape, not negative.
         reduction: ``"none"``; ``"sum"``; or ``"mean"``, the sum over what counts, divided by the
@@ -288,6 +304,5 @@ def cosine_distance(
         1.0
     """
     operands = {"predictions": predictions, "targets": targets, "where": where, "weights": weights}
-    return _call(
-        _DISTANCE, operands, axis, epsilon=epsilon, placement=placement, reduction=reduction
-    )
+    how = {"epsilon": epsilon, "placement": placement, "dot_first": dot_first}
+    return _call(_DISTANCE, operands, axis, **how, reduction=reduction)

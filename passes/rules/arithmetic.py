@@ -6,6 +6,7 @@ times factors, with each factor a polynomial of one thing, they are all the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from jaxpress.capture import Node, Value
 from jaxpress.passes.view import View, scalar_value
 
-__all__ = ["Product", "number_of", "polynomial_in", "product_of", "same_number"]
+__all__ = ["Product", "number_of", "polynomial_in", "product_of", "same_number", "stretches"]
 
 MAX_NODES = 12
 MAX_DEGREE = 4
@@ -63,10 +64,18 @@ def number_of(view: View, value: Value) -> float | None:
     return float(np.real(number)) if np.isreal(number) else None
 
 
-def product_of(view: View, root: Node, max_factors: int = 4) -> Product | None:
+def stretches(shape: Sequence[Any], to: Sequence[Any]) -> bool:
+    """Whether axes of size 1 are all that keeps an array from another's shape."""
+    return len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True))
+
+
+def product_of(
+    view: View, root: Node, max_factors: int = 4, *, repeats: bool = False
+) -> Product | None:
     """A tree of products, quotients and negations as one product; ``None`` for a larger one.
 
-    A product that is used elsewhere as well is a factor of its own.
+    A product that is used elsewhere as well is a factor of its own. With ``repeats`` factors may
+    have axes of size 1 where the product is longer.
     """
     product = Product()
     shape = root.output.shape
@@ -90,7 +99,7 @@ def product_of(view: View, root: Node, max_factors: int = 4) -> Product | None:
             if len(product.nodes) > MAX_NODES:
                 return None
             continue
-        if value.shape != shape:
+        if value.shape != shape and not (repeats and stretches(value.shape, shape)):
             return None
         (product.under if inverted else product.over).append(value)
         if len(product.over) + len(product.under) > max_factors:

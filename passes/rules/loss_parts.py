@@ -102,10 +102,11 @@ class Summed(NamedTuple):
     nodes: tuple[Node, ...]
 
 
-def signed_sum(view: View, root: Node, count: int = 2) -> Summed | str:
+def signed_sum(view: View, root: Node, count: int = 2, *, repeats: bool = False) -> Summed | str:
     """The sum of a product of ``count`` arrays that a node makes; or why it is none.
 
-    Under a negation that is used by nothing else the sum has a sign.
+    Under a negation that is used by nothing else the sum has a sign. With ``repeats`` factors may
+    have axes of size 1 where the product is longer.
     """
     nodes: list[Node] = []
     node: Node | None = root
@@ -134,7 +135,7 @@ def signed_sum(view: View, root: Node, count: int = 2) -> Summed | str:
             return "it is a sum in another precision than jnp.sum computes it in"
     if product is None or product.op not in ("mul", "neg"):
         return "what is summed is no product"
-    found = product_of(view, product)
+    found = product_of(view, product, repeats=repeats)
     if found is None or found.under or len(found.over) != count:
         return f"what is summed is no product of {count} arrays"
     if abs(found.coefficient) != 1:
@@ -182,10 +183,10 @@ def refused_dtypes(match: Match, names: Sequence[str]) -> str | None:
 
 
 def becomes_negative(view: View, value: Value) -> bool:
-    """Whether something is made of a value by sums and numbers, and then negated."""
+    """Whether something is made of a value by sums and numbers, and then negated or taken away."""
     while view.use_count(value) == 1 and not view.is_output(value):
         (user,) = view.users(value)
-        if user.op == "neg":
+        if user.op == "neg" or (user.op == "sub" and view.inputs(user)[1] is value):
             return True
         numbers = [n for v in view.inputs(user) if (n := number_of(view, v)) is not None]
         if user.op == "mul" and any(n < 0 for n in numbers):

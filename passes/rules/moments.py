@@ -30,7 +30,6 @@ from jaxpress.passes.rules.moment_atoms import (
     IS_SQUARE,
     MEAN,
     MEAN_TWICE,
-    NORM,
     PART_MEAN,
     PART_SQUARE,
     SQUARE_ONCE,
@@ -38,10 +37,12 @@ from jaxpress.passes.rules.moment_atoms import (
     Clipped,
     Root,
     X,
+    bare_root,
     close,
     inverse,
     is_close,
     is_plain,
+    moment_of,
     root_of,
 )
 from jaxpress.passes.rules.parameters import is_parameter
@@ -294,7 +295,7 @@ class Reading:
                 "of squares"
             )
             return None
-        return Polynomial.atom(root, power)
+        return root if power == 1 else root.inverse()
 
     def _sum(self, node: Node, inputs: tuple[Value, ...], place: Place) -> Polynomial | None:
         operand, axes = inputs[0], node.params["axes"]
@@ -360,17 +361,20 @@ class Reading:
             # Above zero is where it is; the derivative at zero meets a factor of zero.
             self.spelling.add("clamped")
             return p
-        if len(p.terms) != 1 or bound <= 0 or not self.sums:
+        if bound <= 0 or not self.sums:
             return None
-        ((monomial, c),) = p.terms.items()
-        if node.op == "max" and monomial == SQUARE_ONCE and is_close(c, self.sums[-1].count):
-            return Polynomial.atom(Clipped(bound))
-        if c == 1 and monomial == frozenset({(NORM, 1 if node.op == "max" else -1)}):
-            # max(norm, e), or min(1 / norm, 1 / e)
-            if node.op == "max":
-                return Polynomial.atom(Root("norm", bound, "norm"))
-            return Polynomial.atom(Root("norm", 1 / bound, "norm"), -1)
-        return None
+        bare = bare_root(p, 1 if node.op == "max" else -1)
+        if bare is not None:
+            # max(c * root, e) -> c * max(root, e / c); min(c / root, e) -> c / max(root, c / e)
+            kind, c = bare
+            power, epsilon = (1, bound / c) if node.op == "max" else (-1, c / bound)
+            return Polynomial({frozenset({(Root(kind, epsilon, "norm"), power)}): c})
+        moment = moment_of(p, self.sums[-1].count) if node.op == "max" else None
+        if moment is None or moment[2]:
+            return None
+        kind, c, _ = moment
+        clipped = Clipped(kind, math.sqrt(bound / c))
+        return Polynomial({frozenset({(clipped, 1)}): c})
 
     def _is_moment(self, p: Polynomial) -> bool:
         """Whether it is a variance or a mean square, which are never below zero."""

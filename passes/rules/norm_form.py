@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +36,9 @@ class Norm:
       features: the only dimension that is not summed over, if it is not the first: so it could
         be a batch norm.
       leaves: the axes that ``along`` is made of.
+      x: see above.
+      factor: the number by which the op's result is multiplied.
+      outside: whether its gain, one parameter, is multiplied behind it: it is no scale of the op.
     """
 
     op: str
@@ -46,6 +50,13 @@ class Norm:
     features: int | None = None
     leaves: tuple[Axis, ...] = ()
     x: Value | None = None
+    factor: float = 1.0
+    outside: bool = False
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the op's result is all of it."""
+        return self.factor == 1 and not self.outside
 
 
 @dataclass
@@ -84,11 +95,13 @@ def _parts(p: Polynomial) -> _Parts | str:
 
 def _as_mean_square(parts: _Parts, count: int) -> None:
     """``x / norm * sqrt(n) * scale`` is ``x / sqrt(mean(x**2)) * scale``."""
-    if parts.root.kind != "norm" or parts.root.placement != "root" or len(parts.gain.terms) != 1:
+    if parts.root.kind != "norm" or len(parts.gain.terms) != 1:
         return
     ((monomial, c),) = parts.gain.terms.items()
     if count > 1 and is_close(c * c, count):
-        parts.root = Root("mean square", parts.root.epsilon / count)
+        epsilon, placement = parts.root.epsilon, parts.root.placement
+        epsilon /= count if placement == "root" else math.sqrt(count)
+        parts.root = Root("mean square", epsilon, placement)
         parts.gain = Polynomial({monomial: 1.0})
 
 
@@ -163,19 +176,29 @@ def norm_of(
     if reason:
         return reason
     _as_mean_square(parts, sums[0].count)
+    factor = 1.0
     if parts.gain.terms.keys() == {ONE}:
-        if not close(parts.gain, UNIT):
-            return "it is multiplied by a number"
+        factor = 1.0 if close(parts.gain, UNIT) else parts.gain.terms[ONE]
         parts.gain = UNIT
-    found = _choose(reading, parts, layout, root)
+    found = _choose(reading, parts, layout, root, factor, sums[0].count)
     if isinstance(found, str):
         return found
+    gains = list(parts.gain.values())
+    if found.outside or (gains and not any(map(leaves, _places(reading, gains)))):
+        ((monomial, factor),) = parts.gain.terms.items()
+        parts.gain = Polynomial({monomial: 1.0})
+        found = replace(found, outside=True, along=tuple(range(len(layout.dims))))
     inside = {a for i in found.along for a in layout.dims[i]}
     for atom in (*parts.gain.values(), *parts.bias.values()):
         if any(a not in inside for dims in reading.parameters[atom] for a in leaves(dims)):
             return f"{atom!r} runs along other axes than a scale or bias does"
     axes = tuple(a for i in found.along for a in layout.dims[i])
-    return replace(found, x=x, gain=parts.gain, bias=parts.bias, leaves=axes)
+    return replace(found, x=x, gain=parts.gain, bias=parts.bias, leaves=axes, factor=factor)
+
+
+def _places(reading: Reading, atoms: Sequence[Value]) -> list[tuple[Axis, ...]]:
+    """Where the dimensions of all these stand."""
+    return [dims for v in atoms for dims in reading.parameters[v]]
 
 
 def _row(place: Place) -> list[Axis]:
@@ -214,7 +237,9 @@ def _dtypes(reading: Reading, root: Node, nodes: set[Node]) -> str:
     return ""
 
 
-def _choose(reading: Reading, parts: _Parts, layout: _Layout, root: Node) -> Norm | str:
+def _choose(
+    reading: Reading, parts: _Parts, layout: _Layout, root: Node, factor: float, count: int
+) -> Norm | str:
     ndim = len(layout.dims)
     kinds = [layout.kind(i) for i in range(ndim)]
     reduced = tuple(i for i in range(ndim) if kinds[i] == "reduced")
@@ -222,14 +247,17 @@ def _choose(reading: Reading, parts: _Parts, layout: _Layout, root: Node) -> Nor
         return "it is of single elements"
     atoms = (*parts.gain.values(), *parts.bias.values())
     used = layout.along([a for v in atoms for d in reading.parameters[v] for a in leaves(d)])
-    if atoms and not used:
+    if atoms and not used and not _is_outside(parts):
         return "its scale or bias is a single number"
-    epsilon = {"epsilon": parts.root.epsilon}
+    epsilon: dict[str, Any] = {
+        "epsilon": parts.root.epsilon,
+        "placement": parts.root.placement,
+    }
     if parts.root.kind == "norm":
-        if "split" in kinds or atoms:
+        if "split" in kinds or (atoms and not _is_outside(parts)):
             return "an l2 norm has no parameters, and no groups"
-        placement = {"placement": parts.root.placement}
-        return Norm("l2_normalize", {"axis": _axis(reduced, ndim), **epsilon, **placement})
+        params = {"axis": _axis(reduced, ndim), **epsilon}
+        return Norm("l2_normalize", params, outside=bool(atoms))
     if parts.root.kind == "mean square":
         if "split" in kinds or not used <= set(reduced):
             return "its parameters do not run along the normalised axes"
@@ -238,7 +266,14 @@ def _choose(reading: Reading, parts: _Parts, layout: _Layout, root: Node) -> Nor
         return _group(kinds, layout, epsilon)
     kept = [i for i in range(ndim) if kinds[i] == "kept"]
     is_weight = len(kept) == 1 and _is_weight(reading.view, root)
+    if not is_weight and any(
+        is_close((factor * c) ** 2 * count, 1) for c in parts.gain.terms.values()
+    ):
+        return "it is an l2 norm of what the mean is taken away from"
     if used and not used <= set(reduced):
+        if is_weight and _is_outside(parts) and (kept == [ndim - 1] or ndim > 2):
+            params = {"axis": _axis(reduced, ndim), **epsilon}
+            return Norm("weight_standardize", params, outside=True)
         return _by_feature(kinds, kept, used, epsilon, is_weight)
     if used and len(used) == 1 and len(reduced) > 1 and kept in ([], [0]):
         (axis,) = used
@@ -250,11 +285,18 @@ def _choose(reading: Reading, parts: _Parts, layout: _Layout, root: Node) -> Nor
             return Norm("weight_standardize", {"axis": _axis(reduced, ndim), **epsilon})
         if kept and kept[-1] == ndim - 1 and kept[:-1] == list(range(len(kept) - 1)) and kept[:-1]:
             return Norm("instance_norm", {"axis": -1, **epsilon}, lead=len(kept) - 1)
-        if reading.spelling >= {"fast", "clamped", "keepdims"}:
+        if reading.spelling >= {"fast", "clamped", "keepdims"} and parts.root.placement == "root":
+            del epsilon["placement"]
             return Norm("standardize", {"axis": _axis(reduced, ndim), **epsilon})
     features = kept[0] if len(kept) == 1 and kept[0] and not used else None
     params = {"axis": _axis(reduced, ndim), **epsilon}
     return Norm("layer_norm", params, along=reduced, features=features)
+
+
+def _is_outside(parts: _Parts) -> bool:
+    """Whether the gain is one parameter, and there is no bias."""
+    monomial, *more = parts.gain.terms
+    return not parts.bias.terms and not more and [k for _, k in monomial] == [1]
 
 
 def _is_weight(view: View, root: Node) -> bool:
@@ -274,7 +316,7 @@ def _is_weight(view: View, root: Node) -> bool:
 
 
 def _by_feature(
-    kinds: list[str], kept: list[int], used: set[int], epsilon: dict[str, float], is_weight: bool
+    kinds: list[str], kept: list[int], used: set[int], epsilon: dict[str, Any], is_weight: bool
 ) -> Norm | str:
     """Instance norm, or batch norm: of the axes that are kept, one is that of the features."""
     if len(used) != 1 or not used <= set(kept):
@@ -291,7 +333,7 @@ def _by_feature(
     return Norm("instance_norm", params, along=(axis,), lead=lead)
 
 
-def _group(kinds: list[str], layout: _Layout, epsilon: dict[str, float]) -> Norm | str:
+def _group(kinds: list[str], layout: _Layout, epsilon: dict[str, Any]) -> Norm | str:
     """Group norm: the features are split, the groups kept and each summed over."""
     if kinds.count("split") != 1:
         return "several axes are in groups"

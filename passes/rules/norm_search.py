@@ -225,6 +225,7 @@ def _furthest(view: View, looking: _Search, best: Found, inside: set[Node]) -> F
             break
         if (
             isinstance(here, Found)
+            and (here.norm.is_bare or not best.norm.is_bare)
             and _is_worth(looking.x, best.nodes[0], node)
             and _is_closed(view, here, inside.union(here.nodes))
         ):

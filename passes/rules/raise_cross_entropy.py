@@ -15,6 +15,7 @@ from jaxpress import nnops
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.arithmetic import stretches
 from jaxpress.passes.rules.kept_pieces import only_indices_shared
 from jaxpress.passes.rules.loss_parts import (
     Above,
@@ -83,7 +84,7 @@ class _DistributionPattern:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        found = signed_sum(view, node)
+        found = signed_sum(view, node, repeats=True)
         if isinstance(found, str):
             state.fail(found, node)
             return None
@@ -109,8 +110,11 @@ class _DistributionPattern:
 
 
 def _distribution_guard(match: Match) -> str | None:
-    if match["labels"].shape != match["logits"].shape:
-        return "labels are broadcast"
+    labels, logits, axis = match["labels"], match["logits"], match.info["axis"]
+    if match.info["ndim"] != logits.ndim or not stretches(labels.shape, logits.shape):
+        return "logits are broadcast, of which the softmax is computed once"
+    if labels.shape[axis] != logits.shape[axis]:
+        return "labels are broadcast along the classes"
     maker = match.view.producer(match["labels"])
     if maker is not None and maker.op in ("softmax", "exp"):
         x = match.view.inputs(maker)[0]
@@ -120,6 +124,7 @@ def _distribution_guard(match: Match) -> str | None:
 
 
 def _raise_distribution(logits: Any, labels: Any, *, match: Match) -> Any:
+    labels = jnp.broadcast_to(labels, logits.shape)
     return reduced_loss(
         nnops.softmax_cross_entropy,
         match,
@@ -152,7 +157,7 @@ class _PickedPattern:
     Without the former's sign, or with the latter's turned round, where a sum of it is negated.
     """
 
-    names = frozenset({"neg", "sub", "gather", "reshape", "squeeze"})
+    names = frozenset({"neg", "sub", "gather", "reshape", "squeeze", "slice", "cond"})
     size = 5
 
     def find(self, state: State, node: Node) -> Match | None:
@@ -172,6 +177,8 @@ class _PickedPattern:
         axis = picked.axis - picked.x.ndim
         if by_logsumexp:
             lse = view.producer(inputs[1 if turned else 0])
+            if picked.is_diagonal and lse is not None and lse.params.get("axis") == -2:
+                axis = -2
             if (
                 lse is None
                 or lse.op != "logsumexp"
@@ -188,6 +195,8 @@ class _PickedPattern:
         if score is None:
             state.fail("what is picked from is no logarithm of softmax", node)
             return None
+        if picked.is_diagonal and not by_logsumexp:
+            axis = score.axis
         if score.axis != axis:
             state.fail("it is picked along another axis than that of the classes", node)
             return None
@@ -197,8 +206,12 @@ class _PickedPattern:
             "out_of_range": picked.out_of_range,
             "by_logsumexp": score.by_logsumexp,
             "negated": likelihood,
+            "alike": picked.alike,
+            "number": picked.number,
         }
-        values = {"logits": score.logits, "labels": picked.labels}
+        values = {"logits": score.logits}
+        if picked.labels is not None:
+            values["labels"] = picked.labels
         return Match(view, node, values, matched=(*score.nodes, *picked.nodes), info=info)
 
 
@@ -208,18 +221,24 @@ def _is_logsumexp(view: View, value: Value) -> bool:
 
 
 def _picked_guard(match: Match) -> str | None:
-    if not jnp.issubdtype(match["labels"].dtype, jnp.integer):
-        return f"labels are {match['labels'].dtype}"
+    labels = match.get("labels")
+    if labels is not None and not jnp.issubdtype(labels.dtype, jnp.integer):
+        return f"labels are {labels.dtype}"
     return only_indices_shared(match) or refused_dtypes(match, ("logits",))
 
 
-def _raise_picked(logits: Any, labels: Any, *, match: Match) -> Any:
+def _raise_picked(*, match: Match, logits: Any, labels: Any = None) -> Any:
     info = dict(match.info)
-    negated = info.pop("negated")
+    negated, alike, number = (info.pop(k) for k in ("negated", "alike", "number"))
     rows = list(logits.shape)
-    del rows[info["axis"]]
+    at = info["axis"] % logits.ndim
+    del rows[at]
+    if labels is None:
+        labels = jnp.arange(*rows) if number is None else lax.full(rows, number, jnp.int32)
     if labels.shape != tuple(rows):
-        labels = lax.reshape(labels, rows)
+        few = [a - (a > at) for a in alike]
+        labels = lax.reshape(labels, [1 if i in few else n for i, n in enumerate(rows)])
+        labels = jnp.broadcast_to(labels, rows)
     loss = nnops.softmax_cross_entropy(logits, labels, **info)
     if loss.shape != match.root.output.shape:
         loss = lax.expand_dims(loss, (info["axis"] + logits.ndim,))
@@ -233,7 +252,7 @@ RAISE_SPARSE_CROSS_ENTROPY = Rule(
     Above(
         _PickedPattern(),
         ("log_softmax", "logsumexp"),
-        ("gather", "reshape", "squeeze", "slice", "sub", "broadcast_in_dim"),
+        ("gather", "reshape", "squeeze", "slice", "cond", "sub", "broadcast_in_dim"),
     ),
     _raise_picked,
     _picked_guard,
@@ -261,7 +280,7 @@ class _NormalizedPattern:
         if turned and not becomes_negative(view, node.output):
             state.fail("it is no loss, but a likelihood", node)
             return None
-        found = signed_sum(view, total)
+        found = signed_sum(view, total, repeats=True)
         (x,) = view.inputs(lse)
         if isinstance(found, str) or not found.positive or x not in found.factors:
             state.fail("what is taken away is no sum of labels times the same logits", node)
@@ -280,12 +299,14 @@ def _normalized_guard(match: Match) -> str | None:
     logits, labels, axis = match["logits"], match["labels"], match.info["axis"]
     rows = list(logits.shape)
     del rows[axis]
-    if labels.shape != logits.shape or labels is logits or match.root.output.shape != tuple(rows):
-        return "labels are broadcast, or the logits themselves"
+    fits = stretches(labels.shape, logits.shape) and labels.shape[axis] == logits.shape[axis]
+    if not fits or labels is logits or match.root.output.shape != tuple(rows):
+        return "logits or classes are broadcast, or the labels are the logits themselves"
     return refused_dtypes(match, ("logits", "labels"))
 
 
 def _raise_normalized(logits: Any, labels: Any, *, match: Match) -> Any:
+    labels = jnp.broadcast_to(labels, logits.shape)
     loss = nnops.softmax_cross_entropy(
         logits,
         labels,

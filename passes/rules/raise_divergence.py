@@ -19,6 +19,7 @@ from jaxpress.passes.rules.loss_parts import (
     refused_dtypes,
     signed_sum,
 )
+from jaxpress.passes.rules.raise_cosine import RAISE_COSINE_BY_LENGTHS
 from jaxpress.passes.rules.scalars import number
 from jaxpress.passes.view import View
 
@@ -274,7 +275,7 @@ def _raise_cosine_distance(predictions: Any, targets: Any, *, match: Match) -> A
     return nnops.cosine_distance(
         predictions,
         targets,
-        **{name: params[name] for name in ("axis", "epsilon", "placement")},
+        **{name: params[name] for name in ("axis", "epsilon", "placement", "dot_first")},
     )
 
 
@@ -287,4 +288,11 @@ RAISE_COSINE_DISTANCE = Rule(
     numerics="reassociates",
 )
 
-DIVERGENCE_RULES = RuleSet((RAISE_KL_DIVERGENCE, RAISE_COSINE_SIMILARITY, RAISE_COSINE_DISTANCE))
+DIVERGENCE_RULES = RuleSet(
+    (
+        RAISE_KL_DIVERGENCE,
+        RAISE_COSINE_SIMILARITY,
+        RAISE_COSINE_BY_LENGTHS,
+        RAISE_COSINE_DISTANCE,
+    )
+)

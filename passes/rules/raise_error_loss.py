@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.arithmetic import product_of, same_number
+from jaxpress.passes.rules.arithmetic import polynomial_in, product_of, same_number
 from jaxpress.passes.rules.kept_pieces import only_with_gradient
 from jaxpress.passes.rules.loss_parts import half_square, refused_dtypes, square_of
 from jaxpress.passes.rules.scalars import number
@@ -153,7 +155,7 @@ class _HuberPattern:
     """Half of a square where an error is small, and a line beyond, in either of two ways.
 
     ``m * m / 2 + delta * (a - m)`` with ``m = min(a, delta)``, ``a`` the error's size; and
-    ``where(a <= delta, e * e / 2, delta * a - delta * delta / 2)``.
+    ``where(a <= delta, e * e / 2, delta * a - delta * delta / 2)``, or a multiple of that.
     """
 
     names = frozenset({"min", "select_n"})
@@ -170,7 +172,7 @@ class _HuberPattern:
         if isinstance(found, str):
             state.fail(found, node)
             return None
-        size, delta, nodes = found
+        size, delta, nodes, scale = found
         maker = view.producer(size)
         error = None if maker is None or maker.op != "abs" else view.inputs(maker)[0]
         operands = None if error is None else _error(view, error)
@@ -181,6 +183,7 @@ class _HuberPattern:
         info = {
             "delta": delta,
             "slope_at_infinity": "delta" if node.op == "add" else "nan",
+            "scale": scale,
         }
         values = {"predictions": predictions, "targets": targets}
         return Match(view, node, values, matched=(*nodes, maker, sub), info=info)
@@ -197,7 +200,8 @@ def _scaled(view: View, value: Value) -> tuple[Value, float, tuple[Node, ...]] |
     return product.over[0], float(product.coefficient), tuple(product.nodes)
 
 
-Found = tuple[Value, float, tuple[Node, ...]]
+# The error's size, where the line begins, the operations, and what the loss is multiplied by.
+Found = tuple[Value, float, tuple[Node, ...], float]
 
 
 def _sum_above(view: View, low: Node) -> Node | None:
@@ -227,7 +231,7 @@ def _clipped(view: View, node: Node) -> Found | str:
         delta = next((number(view, v) for v in view.inputs(low) if v is not size), None)
         if delta is None or not same_number(line[1], delta, node.output.dtype):
             return "the line has another slope than the parabola where they meet"
-        return size, delta, (*square[1], *line[2], low, rest)
+        return size, delta, (*square[1], *line[2], low, rest), 1.0
     return "it is no half of a square and a line"
 
 
@@ -241,19 +245,37 @@ def _chosen(view: View, node: Node) -> Found | str:
     if delta is None:
         return "what it compares with is no number"
     near, far = (inputs[2], inputs[1]) if compare.op in ("le", "lt") else inputs[1:]
-    square, rest = half_square(view, near), view.producer(far)
-    if square is None or rest is None or rest.op != "sub":
-        return "its cases are no half of a square and a line"
-    line, taken = _scaled(view, view.inputs(rest)[0]), number(view, view.inputs(rest)[1])
-    maker = view.producer(size)
-    dtype = node.output.dtype
-    if line is None or taken is None or maker is None or line[0] is not size:
-        return "the line is of something else"
-    if square[0] not in (size, *view.inputs(maker)[:1]):
+    square, maker = _scaled_square(view, near), view.producer(size)
+    nodes: list[Node] = []
+    line = polynomial_in(view, far, size, nodes)
+    if square is None or line is None or set(line) != {0, 1}:
+        return "its cases are no multiple of a square and a line"
+    if maker is None or square[0] not in (size, *view.inputs(maker)[:1]):
         return "the square is of something else"
-    if not same_number(line[1], delta, dtype) or not same_number(taken, delta**2 / 2, dtype):
+    c, dtype = square[1], node.output.dtype
+    if not (
+        c > 0
+        and same_number(line[1], 2 * c * delta, dtype)
+        and same_number(-line[0], c * delta**2, dtype)
+    ):
         return "the line does not go on where the parabola ends"
-    return size, delta, (compare, *square[1], rest, *line[2])
+    return size, delta, (compare, *square[2], *nodes), 2 * c
+
+
+def _scaled_square(view: View, value: Value) -> tuple[Value, float, tuple[Node, ...]] | None:
+    """``x`` and the number of ``number * x * x``, and the operations."""
+    square = square_of(view, value)
+    if square is not None:
+        return square[0], 1.0, (square[1],)
+    node = view.producer(value)
+    product = None if node is None or node.op not in ("mul", "div") else product_of(view, node)
+    if product is None or product.under:
+        return None
+    c, nodes = float(product.coefficient), tuple(product.nodes)
+    if len(product.over) == 2 and product.over[0] is product.over[1]:
+        return product.over[0], c, nodes
+    square = square_of(view, product.over[0]) if len(product.over) == 1 else None
+    return None if square is None else (square[0], c, (*nodes, square[1]))
 
 
 def _huber_guard(match: Match) -> str | None:
@@ -261,7 +283,10 @@ def _huber_guard(match: Match) -> str | None:
 
 
 def _raise_huber(predictions: Any, targets: Any, *, match: Match) -> Any:
-    return nnops.huber(predictions, targets, **match.info)
+    info = dict(match.info)
+    scale = info.pop("scale")
+    loss = nnops.huber(predictions, targets, **info)
+    return loss if scale == 1 else loss * jnp.asarray(scale, loss.dtype)
 
 
 # m * m / 2 + delta * (a - m), m = min(a, delta), a = abs(x - y) -> huber(x, y, delta)

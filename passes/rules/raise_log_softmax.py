@@ -10,6 +10,7 @@ from jaxpress import nnops
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.raise_logmeanexp import RAISE_LOGMEANEXP
 from jaxpress.passes.rules.shifted_exp import (
     Exponentials,
     Place,
@@ -243,5 +244,11 @@ EXP_OF_LOG_SOFTMAX = Rule(
 )
 
 LOG_SOFTMAX_RULES = RuleSet(
-    (RAISE_LOG_SOFTMAX, RAISE_LOG_SOFTMAX_BY_HAND, RAISE_LOGSUMEXP, EXP_OF_LOG_SOFTMAX)
+    (
+        RAISE_LOG_SOFTMAX,
+        RAISE_LOG_SOFTMAX_BY_HAND,
+        RAISE_LOGSUMEXP,
+        RAISE_LOGMEANEXP,
+        EXP_OF_LOG_SOFTMAX,
+    )
 )

@@ -107,6 +107,8 @@ def _facts(found: Found, prefix: str, values: dict[str, Value]) -> tuple[tuple[s
         "lead": norm.lead,
         "gain": freeze(norm.gain, atoms),
         "bias": freeze(norm.bias, atoms),
+        "factor": norm.factor,
+        "outside": norm.outside,
         "sizes": tuple(axis.size for axis in axes),
         "places": tuple(
             tuple(position[a] for dims in found.reading.parameters[v] for a in leaves(dims))
@@ -127,11 +129,22 @@ def _raise(*, match: Match, **values: Any) -> Any:
             # A result in float64 of float32, for which the op would compute in float32.
             x = lax.convert_element_type(x, wide)
         scale, bias = _parameters(x, facts, values)
+        factor: Any = facts["factor"]
+        if facts["outside"]:
+            scale, factor = None, scale if factor == 1 else scale * factor
+        elif bias is not None and factor != 1:
+            scale, factor = lax.full(bias.shape, factor, bias.dtype), 1.0
+        is_bare, dtype = isinstance(factor, float) and factor == 1, facts["dtype"]
+        if not is_bare:
+            # Rounded once, at the end.
+            facts["dtype"] = jnp.promote_types(dtype, jnp.float32)
         if facts["op"] == "batch_norm_train" or statistics:
             y, news = _batch_norm(x, scale, bias, facts, momentum, values)
             extra = [jnp.reshape(news[name], shape) for name, shape in statistics]
         else:
             y = _norm(x, scale, bias, facts)
+        if not is_bare:
+            y = lax.convert_element_type(y * jnp.asarray(factor, y.dtype), dtype)
         results.append(y)
     return (*results, *extra)
 
@@ -193,7 +206,7 @@ def _batch_norm(
         bias,
         axis=axis - x.ndim,
         momentum=momentum or 0.0,
-        epsilon=dict(facts["params"])["epsilon"],
+        **{k: v for k, v in facts["params"] if k in ("epsilon", "placement")},
         dtype=_other_dtype(x, scale, bias, facts["dtype"]),
     )
     return y, {"mean": new_mean, "var": new_var}

@@ -34,6 +34,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "div": lambda a, b: a / b if b else math.nan,
     "sqrt": lambda a: math.sqrt(a) if a >= 0 else math.nan,
     "rsqrt": lambda a: 1 / math.sqrt(a) if a > 0 else math.nan,
+    "log": lambda a: math.log(a) if a > 0 else math.nan,
     "pow": lambda a, b: a**b if a > 0 else math.nan,
 }
 

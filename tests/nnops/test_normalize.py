@@ -164,3 +164,48 @@ def test_operands_that_do_not_fit(call, words):
     with pytest.raises(nnops.OpError) as caught:
         call()
     assert words in str(caught.value)
+
+
+NORMS = {
+    "layer_norm": (lambda x, **kw: nnops.layer_norm(x, **kw), -1, True),
+    "rms_norm": (lambda x, **kw: nnops.rms_norm(x, **kw), -1, False),
+    "group_norm": (lambda x, **kw: nnops.group_norm(x, groups=1, **kw), (1, 2), True),
+    "instance_norm": (lambda x, **kw: nnops.instance_norm(x, **kw), 1, True),
+    "weight_standardize": (lambda x, **kw: nnops.weight_standardize(x, **kw), (0, 1), True),
+    "batch_norm_train": (
+        lambda x, **kw: nnops.batch_norm_train(x, jnp.zeros(4), jnp.ones(4), **kw)[0],
+        (0, 1),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_wherever_epsilon_stands(name):
+    op, axis, centred = NORMS[name]
+    x = np.asarray(draw(2, 3, 4), np.float32)
+    away = x - x.mean(axis, keepdims=True, dtype=np.float64) if centred else x.astype(np.float64)
+    std = np.sqrt((away**2).mean(axis, keepdims=True))
+    for epsilon in (0.0, 0.8):
+        wants = {
+            "max": np.maximum(std, epsilon),
+            "norm": np.maximum(std, epsilon),
+            "sum": std + epsilon,
+            "root": np.sqrt(std**2 + epsilon),
+        }
+        got = jax.jit(
+            lambda x, e=epsilon, w=tuple(wants): [op(x, epsilon=e, placement=p) for p in w]
+        )(x)
+        for one, root in zip(got, wants.values(), strict=True):
+            np.testing.assert_allclose(one, away / root, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("placement", "slope"), [("root", np.sqrt(2)), ("sum", np.nan), ("norm", np.nan), ("max", 2.0)]
+)
+def test_slopes_of_norms_where_the_variance_is_zero(placement, slope):
+    for name in ("layer_norm", "rms_norm", "l2_normalize"):
+        op = getattr(nnops, name)
+        g = jax.grad(lambda x, op=op: op(x, epsilon=0.5, placement=placement)[0])(jnp.zeros(2))
+        share = {"layer_norm": 0.5, "rms_norm": 1.0, "l2_normalize": 1.0}[name]
+        np.testing.assert_allclose(g[0], slope * share, rtol=1e-6)

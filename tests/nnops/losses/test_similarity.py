@@ -135,3 +135,23 @@ def test_vectors_that_are_normalised_first(placement):
     np.testing.assert_array_equal(nnops.cosine_distance(x, y, **how), 1 - want)
     with pytest.raises(nnops.OpError, match="placement is 'end'"):
         nnops.cosine_similarity(x, y, placement="end")
+    with pytest.raises(nnops.OpError, match="dot_first is 'x'"):
+        nnops.cosine_similarity(x, y, dot_first="x")
+
+
+def test_a_product_over_lengths_that_are_kept_from_zero():
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0], [1e20, 1e20], [jnp.inf, 1.0]])
+    y = x[:, ::-1] * 2
+    n, m = (jnp.linalg.norm(v, axis=-1) for v in (x, y))
+    e, squares = 0.25, (n**2, m**2)
+    wants = {
+        "root": jnp.sqrt(squares[0] + e) * jnp.sqrt(squares[1] + e),
+        "sum": (n + e) * (m + e),
+        "norm": jnp.maximum(n, e) * jnp.maximum(m, e),
+        "max": jnp.maximum(n, e) * jnp.maximum(m, e),
+    }
+    for placement, lengths in wants.items():
+        how = {"epsilon": e, "placement": placement, "dot_first": True}
+        want = (x * y).sum(-1) / lengths
+        np.testing.assert_allclose(nnops.cosine_similarity(x, y, **how), want, rtol=1e-6)
+        np.testing.assert_allclose(nnops.cosine_distance(x, y, **how), 1 - want, rtol=1e-5)

@@ -16,6 +16,7 @@ from jaxpress.passes.rules.moment_atoms import (
     IS_SQUARE,
     MEAN,
     VARIANCE,
+    Clipped,
     Root,
     X,
     close,
@@ -124,9 +125,18 @@ def test_what_a_value_is_a_form_of() -> None:
 
 def test_roots_and_inverses() -> None:
     e = CONSTANT(0.5)
-    assert root_of(VARIANCE + e, 8) == Root("variance", 0.5)
-    assert root_of(IS_SQUARE * CONSTANT(8) + e, 8) == Root("norm", 0.5)
-    for p in (VARIANCE * CONSTANT(8 / 7), VARIANCE - e, IS_MEAN, IS_SQUARE * CONSTANT(3), e):
+    atom = Polynomial.atom
+    for p, want in (
+        (VARIANCE + e, atom(Root("variance", 0.5))),
+        (IS_SQUARE * CONSTANT(8) + e, atom(Root("norm", 0.5))),
+        (VARIANCE * CONSTANT(4) + e, CONSTANT(2) * atom(Root("variance", 0.125))),
+        (
+            CONSTANT(4) * atom(Clipped("variance", 3)),
+            CONSTANT(2) * atom(Root("variance", 3, "max")),
+        ),
+    ):
+        assert close(root_of(p, 8), want)
+    for p in (VARIANCE - e, IS_MEAN, IS_SQUARE * CONSTANT(3), e, VARIANCE + IS_MEAN):
         assert root_of(p, 8) is None
     norm = Polynomial.atom(Root("norm", 0.0))
     assert close(inverse(norm + e), Polynomial.atom(Root("norm", 0.5, "sum"), -1))

@@ -52,17 +52,25 @@ def affine(y):
 
 
 LOOKALIKES = {
-    "variance of a sample": (
-        lambda x: affine((x - mean(x)) / jnp.sqrt(x.var(ddof=1, **LAST) + EPS)),
-        "neither x's variance",
-    ),
-    "epsilon outside the root": (
-        lambda x: affine((x - mean(x)) / (x.std(**LAST) + EPS)),
+    "an epsilon on either side of the root": (
+        lambda x: affine((x - mean(x)) / (jnp.sqrt(x.var(**LAST) + EPS) + EPS)),
         "no norm of the data",
     ),
-    "epsilon as a bound": (
-        lambda x: affine((x - mean(x)) * lax.rsqrt(jnp.maximum(x.var(**LAST), EPS))),
+    "an epsilon and a bound": (
+        lambda x: affine((x - mean(x)) * lax.rsqrt(jnp.maximum(x.var(**LAST) + EPS, 2 * EPS))),
         "neither x's variance",
+    ),
+    "a bound from above": (
+        lambda x: affine((x - mean(x)) * lax.rsqrt(jnp.minimum(x.var(**LAST), EPS))),
+        "neither x's variance",
+    ),
+    "taken away from the root": (
+        lambda x: affine((x - mean(x)) / (x.std(**LAST) - EPS)),
+        "no norm of the data",
+    ),
+    "the deviation is needed too": (
+        lambda x: (affine((x - mean(x)) / ((s := x.std(**LAST)) + EPS)), s),
+        "used elsewhere",
     ),
     "epsilon from data": (
         lambda x: affine((x - mean(x)) * lax.rsqrt(x.var(**LAST) + jnp.abs(x[0, 0, 0, 0]))),

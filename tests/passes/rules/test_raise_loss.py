@@ -53,6 +53,11 @@ def chosen(a, b):
     return jnp.where(size > 0.5, 0.5 * size - 0.125, 0.5 * (a - b) ** 2)
 
 
+def smooth_l1(a, b):
+    size = jnp.abs(a - b)
+    return jnp.where(size < 0.25, 0.5 * size**2 / 0.25, size - 0.125).mean()
+
+
 def likelihood(x, z):
     return z * jax.nn.log_sigmoid(x) + (1 - z) * jax.nn.log_sigmoid(-x)
 
@@ -97,6 +102,46 @@ EVERYWHERE = [
         lambda x, i: -jnp.mean(minus_logsumexp(x) * jax.nn.one_hot(i, 4)),
         (X, IDS),
     ),
+    # One row of labels for all logits, as vmap over logits alone leaves it.
+    ("softmax_cross_entropy", lambda x, p: -(p[1] * log_p(x)).sum(-1), (X, P)),
+    (
+        "softmax_cross_entropy",
+        lambda x, p: jax.vmap(lambda x: optax.softmax_cross_entropy(x, p[:4]).sum())(
+            x.reshape(2, 4, 4)
+        ),
+        (X, P),
+    ),
+    (
+        "softmax_cross_entropy",
+        lambda x, p: jax.nn.logsumexp(x, -1) - (p[:1] * x).sum(-1),
+        (X, P),
+    ),
+    (
+        "softmax_cross_entropy",
+        lambda x, i: jax.vmap(lambda x: sparse(x, i[:4]))(x.reshape(2, 4, 4)),
+        (X, IDS),
+    ),
+    (
+        "softmax_cross_entropy",
+        lambda x, i: jax.vmap(lambda x: -log_p(x)[i[3]])(x),
+        (X, IDS),
+    ),
+    (
+        "softmax_cross_entropy",
+        lambda x, i: jax.vmap(lambda x: sparse(x, i[:2]), 1)(x.reshape(2, 4, 4)),
+        (X, IDS),
+    ),
+    # The first of several is the right one; the pairs of a batch are.
+    ("softmax_cross_entropy", lambda x: -log_p(x)[:, 0].mean(), (X,)),
+    ("softmax_cross_entropy", lambda x: jax.nn.logsumexp(x, 0) - x[2], (X,)),
+    ("softmax_cross_entropy", lambda x: -jnp.diag(log_p(x[4:])).mean(), (X,)),
+    ("softmax_cross_entropy", lambda x: 1 - jnp.diagonal(log_p(x[:4], 0)).sum(), (X,)),
+    ("softmax_cross_entropy", lambda x: jax.nn.logsumexp(x[:4], 0) - jnp.diag(x[:4]), (X,)),
+    (
+        "softmax_cross_entropy",
+        lambda x: -log_p(x[4:])[jnp.arange(4), jnp.arange(4)].sum(),
+        (X,),
+    ),
     ("binary_cross_entropy", optax.sigmoid_binary_cross_entropy, (X, P)),
     ("binary_cross_entropy", lambda x, z: -likelihood(x, z).mean(), (X, P)),
     (
@@ -117,12 +162,43 @@ EVERYWHERE = [
     ("mean_absolute_error", lambda a, b: jnp.abs(a - b).mean(0), (X, Y)),
     ("huber", lambda a, b: optax.huber_loss(a, b, delta=0.5), (X, Y)),
     ("huber", chosen, (X, Y)),
+    ("huber", smooth_l1, (X, Y)),
+    (
+        "huber",
+        lambda a, b: jnp.where(
+            jnp.abs(e := a - b) < 1.5, 0.5 * jnp.square(e), 1.5 * (jnp.abs(e) - 0.75)
+        ),
+        (X, Y),
+    ),
     ("kl_divergence", optax.kl_divergence, (X, P)),
     ("kl_divergence", optax.losses.kl_divergence_with_log_targets, (X, Y)),
     ("kl_divergence", clipped_divergence, (X, P)),
     ("kl_divergence", distilled, (X, Y)),
+    ("cosine_similarity", lambda a, b: (a * b).sum(-1) / (length(a) * length(b)), (X, Y)),
+    ("cosine_similarity", lambda a, b: (a * b).sum(0) / length(a, 0) / length(b, 0), (X, Y)),
+    (
+        "cosine_similarity",
+        lambda a, b: (a * b).sum(-1) / ((length(a) + 0.1) * (length(b) + 0.1)),
+        (X, Y),
+    ),
+    (
+        "cosine_similarity",
+        lambda a, b: (
+            (a * b).sum(-1) / jnp.maximum(length(a), 0.1) / jnp.maximum(length(b), 0.1)
+        ).mean(),
+        (X, Y),
+    ),
+    (
+        "cosine_distance",
+        jax.vmap(lambda a, b: 1 - jnp.dot(a, b) / jnp.sqrt(a @ a) / jnp.sqrt(b @ b)),
+        (X, Y),
+    ),
     ("cosine_distance", lambda a, b: 1 - (unit(a) * unit(b)).sum(-1), (X, Y)),
 ]
+
+
+def length(x, axis=-1):
+    return jnp.linalg.norm(x, axis=axis)
 
 
 def unit(x):
@@ -174,7 +250,11 @@ NONE = [
     # The sum is over another axis than the classes, or of some classes; labels are broadcast.
     (lambda x, p: -(p * log_p(x)).sum(0), (Z, Z)),
     (lambda x, p: optax.softmax_cross_entropy(x, p, where=p > 0), (Z, Z)),
-    (lambda x, p: -(p * log_p(x)).sum(-1), (Z, Z[0])),
+    (lambda x, p: -(p * log_p(x)).sum(-1), (Z, Z[:, :1])),
+    # One row of logits for all labels: their softmax is computed once.
+    (lambda x, p: -(p * log_p(x)).sum(-1), (Z[0], Z)),
+    (lambda x, p: jax.nn.logsumexp(x, -1) - (p * x).sum(-1), (Z[0], Z)),
+    (lambda x, i: jax.vmap(lambda i: sparse(x, i))(i), (Z[0], LABELS)),
     (lambda x, p: -(p * log_p(x, (0, 1))).sum(-1), (Z, Z)),
     # An entropy; a product of three; a log-likelihood that is not negated.
     (lambda x: -(jax.nn.softmax(x) * log_p(x)).sum(-1), (Z,)),
@@ -184,6 +264,12 @@ NONE = [
     (lambda x, i: -jnp.take_along_axis(log_p(x), jnp.stack([i, i], 1), 1), (Z, LABELS)),
     (lambda x, i: -jnp.take_along_axis(log_p(x), i[None], 0)[0], (Z, LABELS)),
     (lambda x, i: -log_p(x)[i, jnp.arange(4)], (Z, LABELS)),
+    # Two classes, a row, other diagonals.
+    (lambda x: -log_p(x)[:, :2], (Z,)),
+    (lambda x: -log_p(x)[1], (Z,)),
+    (lambda x: -jnp.diagonal(log_p(x), 1), (Z,)),
+    (lambda x: -jnp.diag(log_p(x)[:, ::-1]), (Z,)),
+    (lambda x: (-(y := log_p(x))[:, 0], y[:, 1]), (Z,)),
     (lambda x, i: -log_p(x)[jnp.arange(4)[::-1], i], (Z, LABELS)),
     (lambda x, i: -taken(x - jax.nn.logsumexp(2 * x, -1, keepdims=True), i), (Z, LABELS)),
     (lambda x, i: -taken(x - jax.nn.logsumexp(x, 0), i), (Z, LABELS)),
@@ -200,6 +286,13 @@ NONE = [
     (lambda x, q: jax.nn.logsumexp(x, -1) - (q * x).sum(0), (Z, Z)),
     # A parabola and a line that do not meet.
     (lambda a, b: jnp.where(jnp.abs(a - b) < 1, 0.5 * (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
+    (lambda a, b: jnp.where(jnp.abs(a - b) < 1, (a - b) ** 2, jnp.abs(a - b)), (Z, Z + 1)),
+    # Lengths of others, along another axis, kept from zero in different ways or together.
+    (lambda a, b: (a * b).sum(-1) / (length(a) * length(a + b)), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a, 0) * length(b, 0)), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a) * (length(b) + 1e-6)), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a) * length(b) + 1e-6), (Z, Z + 1)),
+    (lambda a, b: (a * b).sum(-1) / (length(a) * length(b)) * length(a), (Z, Z + 1)),
     # The logarithm of 0 is left as it is; a quotient that may overflow.
     (lambda x, p: (p * (jnp.log(p) - x)).sum(-1), (Z, Z)),
     (lambda q, p: (p * jnp.log(p / q)).sum(-1), (Z, Z)),

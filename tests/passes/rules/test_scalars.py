@@ -27,6 +27,7 @@ def found(fn, *args):
         (lambda: lax.sub(THREE, TWO), 1.0),
         (lambda: lax.div(TWO, lax.add(TWO, TWO)), 0.5),
         (lambda: lax.rsqrt(lax.mul(TWO, TWO)), 0.5),
+        (lambda: lax.log(lax.sub(THREE, TWO)), 0.0),
         (lambda: lax.pow(TWO, THREE), 8.0),
         (lambda: lax.gt(lax.sub(THREE, TWO), np.float32(0)), 1.0),
         (lambda: lax.max(lax.neg(TWO), THREE), 3.0),
