@@ -15,6 +15,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.factors import Row, carry, is_carried, track
 from jaxpress.passes.rules.fold import (
     FOLD_RULES,
     batch_norm_terms,
@@ -29,7 +30,7 @@ from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
     PAD,
-    axes_before,
+    REPEAT,
     keeps_sums,
     replay,
     step_nodes,
@@ -38,7 +39,6 @@ from jaxpress.passes.rules.steps import (
 from jaxpress.passes.rules.uneven_shift import has_full_windows, uneven_shift, why_not_cheaper
 from jaxpress.passes.rules.weights import (
     LINEAR_OPS,
-    along,
     as_type,
     bias_shape,
     input_axes,
@@ -53,6 +53,7 @@ from jaxpress.passes.view import View
 
 __all__ = ["FOLD_BEFORE_RULES", "folds_before", "takers_of"]
 
+_STEPS = MOVES | REPEAT | AVERAGE | PAD
 _BEFORE = FOLD_RULES + FOLD_SPLIT_RULES
 
 # More users than this of one value are not looked at: a rule does bounded work at a node.
@@ -70,17 +71,15 @@ class _Path(NamedTuple):
       source: what enters the first step.
       user: who takes it: the first step, or the linear op itself.
       steps: the steps, in the order in which they run.
-      axes: the axes of ``source`` that the weights see, in the weights' order.
-      sizes: how long these are when the weights see them.
-      changed: the axes along which a step pads or takes means.
+      rows: the factors of the axes of ``source``.
+      targets: those of the axes that the weights see.
     """
 
     source: Value
     user: Node
     steps: tuple[Node, ...]
-    axes: tuple[int, ...]
-    sizes: tuple[Any, ...]
-    changed: frozenset[int]
+    rows: tuple[Row, ...]
+    targets: tuple[Row, ...]
 
 
 def _path(state: State, linear: Node) -> _Path | None:
@@ -92,21 +91,17 @@ def _path(state: State, linear: Node) -> _Path | None:
     if view.inputs(linear).count(x) != 1:
         state.fail(lambda: f"{x!r} is another operand too", linear)
         return None
-    steps, source, user = steps_back(view, x, linear, MOVES | AVERAGE | PAD)
-    axes = input_axes(linear, x)
-    found = axes_before(view, steps, axes, [x.shape[a] for a in axes])
-    if found is None:
-        state.fail("a reshape mixes channels with other axes", linear)
-        return None
-    return _Path(source, user, tuple(reversed(steps)), *found)
+    back, source, user = steps_back(view, x, linear, _STEPS)
+    steps = tuple(reversed(back))
+    tracked = track(view, steps, source.shape)
+    targets = tuple([tracked.after[a] for a in input_axes(linear, x)])
+    return _Path(source, user, steps, tracked.before, targets)
 
 
 def _takes(state: State, linear: Node, path: _Path, varies: tuple[int, ...], shifts: bool) -> bool:
     """Whether weights can take in what runs along the axes ``varies`` of ``path.source``."""
-    if not set(varies) <= set(path.axes):
+    if not is_carried([path.rows[a] for a in varies], path.targets):
         return state.fail("it does not run along the channels alone", linear)
-    if path.changed & set(varies):
-        return state.fail("what stands between changes the axis that it runs along", linear)
     if shifts and not all(map(keeps_sums, path.steps)):
         return state.fail("padding is zero before and after a shift", linear)
     if shifts and not has_full_windows(linear):
@@ -156,7 +151,7 @@ def _next_linear(view: View, value: Value, user: Node) -> Node | None:
     for _ in range(8):
         if user.op in LINEAR_OPS:
             return user
-        if user.op not in MOVES | AVERAGE | PAD or view.use_count(user.output) != 1:
+        if user.op not in _STEPS or view.use_count(user.output) != 1:
             return None
         following = view.users(user.output)
         if not following:  # the one use is an output
@@ -210,7 +205,7 @@ class _AffineBeforeLinear:
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
-        info = {**info, "axes": path.axes, "sizes": path.sizes, "varies": varies}
+        info = {**info, "rows": tuple([path.rows[a] for a in varies]), "targets": path.targets}
         return Match(view, node, operands, nodes, (*path.steps, made), info)
 
     def _loses(self, view: View, linear: Node, made: Node, values: dict[str, Value]) -> str | None:
@@ -273,21 +268,17 @@ class _AffineBeforeLinear:
 def _fold(vector: Any = None, *, match: Match, **operands: Any) -> Any:
     linear, made, info = match.root, match.nodes["affine"], match.info
     dtype = work_dtype(linear)
-    axes, shape = info["axes"], info["sizes"]
+    rows, targets = info["rows"], info["targets"]
     if made.op == "batch_norm":
         terms = batch_norm_terms(match, operands, None, dtype)
-        scale, shift = (along(v, info["varies"], axes, shape, dtype) for v in terms)
+        scale, shift = (carry(v, rows, targets, dtype) for v in terms)
     else:
-        v = along(vector, info["varies"], axes, shape, dtype)
-        scale, shift = _terms(made.op, info["first"], v)
-    # Axes that a reshape has merged are one to the weights.
-    x = operands["x"]
-    operands["x"] = x = replay(match.nodes, x)
-    inner = tuple(x.shape[a] for a in input_axes(linear, x))
+        scale, shift = _terms(made.op, info["first"], carry(vector, rows, targets, dtype))
+    operands["x"] = replay(match.nodes, operands["x"])
     if shift is not None:
-        operands |= _shifted(linear, operands, lax.reshape(shift, inner))
+        operands |= _shifted(linear, operands, shift)
     if scale is not None:
-        operands["w"] = scale_inputs(linear, operands["w"], lax.reshape(scale, inner))
+        operands["w"] = scale_inputs(linear, operands["w"], scale)
     return rebind(linear, operands)
 
 

@@ -14,10 +14,10 @@ from jax import lax
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.factors import features_of
 from jaxpress.passes.rules.fold import is_foldable
 from jaxpress.passes.rules.steps import (
     MOVES,
-    axes_after,
     linear_maker,
     replay,
     step_nodes,
@@ -25,7 +25,6 @@ from jaxpress.passes.rules.steps import (
 )
 from jaxpress.passes.rules.weights import (
     as_type,
-    bias_axes,
     bias_shape,
     operands_of,
     rebind,
@@ -67,7 +66,7 @@ class _ShiftOfPart:
             return None
         linear, before = found
         operands = operands_of(view, linear)
-        axis = _axis_after(view, before, bias_axes(linear))
+        axis = _axis_after(view, linear, before)
         if "residual" in operands or axis != int(split.params["axis"]):
             state.fail("it adds a residual before, or is split along another axis", linear)
             return None
@@ -93,16 +92,12 @@ class _ShiftOfPart:
         )
 
 
-def _axis_after(view: View, steps: Iterable[Node], axes: tuple[int, ...]) -> int | None:
-    """Where the only one of ``axes`` comes out of steps; ``None`` if it is split or joined."""
-    for node in steps:
-        if len(axes) != 1:
-            break
-        if node.op == "broadcast_in_dim":
-            axes = (int(node.params["broadcast_dimensions"][axes[0]]),)
-        else:
-            axes = axes_after(view, (node,), axes) or ()
-    return axes[0] if len(axes) == 1 else None
+def _axis_after(view: View, linear: Node, steps: Iterable[Node]) -> int | None:
+    """Where the features come out of steps; ``None`` if they are split or joined."""
+    features = features_of(view, linear, steps)
+    if len(features.own) != 1 or not features.own[0] or features.own[0] not in features.result:
+        return None
+    return features.result.index(features.own[0])
 
 
 def _shift_part(*, match: Match, **operands: Any) -> Any:

@@ -29,7 +29,6 @@ from jaxpress.passes.rules.numbers import keeps_range
 from jaxpress.passes.rules.steps import keeps_sums, replay, step_nodes
 from jaxpress.passes.rules.weights import (
     as_type,
-    bias_shape,
     operands_of,
     rebind,
     spread_of,
@@ -67,8 +66,8 @@ def _takes(
     found = foldable_maker(state, part, user, shifts)
     if found is None:
         return False
-    maker, _, axes = found
-    if not along <= set(axes):
+    maker, _, features = found
+    if not features.hold(along):
         return state.fail("it does not run along the features of every part", user)
     if not is_foldable(state, maker, known):
         return False
@@ -365,11 +364,12 @@ class _NormAfterPadding:
         found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=False)
         if norm is None or found is None:
             return None
-        maker, steps, axes = found
+        maker, steps, features = found
         if all(map(keeps_sums, steps)):
             state.fail("it folds as a whole", node)
             return None
-        if (node.params["axis"] % node.output.ndim,) != axes:
+        axis = node.params["axis"] % node.output.ndim
+        if not features.hold((axis,)):
             state.fail(f"it norms axis {node.params['axis']}, not the features", node)
             return None
         if norm["x"].dtype != node.output.dtype:
@@ -384,16 +384,18 @@ class _NormAfterPadding:
             return None
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        return Match(view, node, values, nodes, (*steps, maker), {"axes": axes}, like=maker)
+        info = {"axis": axis, "features": features}
+        return Match(view, node, values, nodes, (*steps, maker), info, like=maker)
 
 
 def _scale_through_padding(*, match: Match, **operands: Any) -> Any:
     linear = match.nodes["linear"]
     dtype, out = work_dtype(linear), match.root.output
     scale, shift = batch_norm_terms(match, operands, None, dtype)
-    scale = lax.reshape(scale, bias_shape(linear))
+    axis = (match.info["axis"],)
+    scale = match.info["features"].vector(scale, axis, dtype)
     y = replay(match.nodes, rebind(linear, scaled(linear, operands, scale)))
-    return lax.add(y, lax.broadcast_in_dim(as_type(shift, out.dtype), y.shape, match.info["axes"]))
+    return lax.add(y, lax.broadcast_in_dim(as_type(shift, out.dtype), y.shape, axis))
 
 
 # batch_norm(pad(conv(x, w, b)), mean, var, g, h) -> pad(conv(x, w * s, b * s)) + (h - mean * s)

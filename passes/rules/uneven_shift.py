@@ -16,7 +16,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.rules.cleanup_moves import is_plain
-from jaxpress.passes.rules.steps import MOVES
+from jaxpress.passes.rules.steps import MOVES, REPEAT
 from jaxpress.passes.rules.weights import as_type, operands_of, rebind, spread_channels
 from jaxpress.passes.view import View
 
@@ -51,7 +51,7 @@ def why_not_cheaper(
     x, y = operands_of(view, linear)["x"], linear.output
     if not is_plain(shifted, x, y):
         return "a size is not known, or it is sharded"
-    if any(step.op not in MOVES for step in steps):
+    if any(step.op not in MOVES | REPEAT for step in steps):
         return "padding is zero before and after a shift, and pooling stands between"
     size = math.prod(y.shape)
     each = size // max(y.shape[specs(linear.params["dimension_numbers"]).out_spec[0]], 1)
