@@ -11,6 +11,7 @@ from jax import lax
 from helpers import array
 from jaxpress import nnops
 from jaxpress.capture import trace
+from jaxpress.passes import inline
 from jaxpress.passes.rules.factors import carry, is_carried, track
 from jaxpress.passes.view import GraphView
 
@@ -60,14 +61,13 @@ CASES = {
 
 
 def followed(fn, shape=SHAPE):
-    graph = trace(fn)(jax.ShapeDtypeStruct(shape, "float32"))
+    graph = inline(trace(fn)(jax.ShapeDtypeStruct(shape, "float32")))
     return track(GraphView(graph), graph.nodes, shape)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_behind_steps(name) -> None:
     fn, axes, found = CASES[name]
-    fn = jax.jit(fn, inline=True)
     tracked = followed(fn)
     sources = [tracked.after[a] for a in axes]
     assert is_carried(sources, tracked.before[3:]) == found
