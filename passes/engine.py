@@ -24,9 +24,11 @@ MAX_REWRITES_PER_NODE = 64
 MAX_NESTING = 16
 # What moves or repeats elements, treats all alike, parts or joins them, and how many in a row
 # patterns look past.
-MOVES = frozenset(
-    {"reshape", "squeeze", "expand_dims", "transpose", "copy", "broadcast_in_dim"}
-) | frozenset({"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub", "split"})
+MOVES = (
+    frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy", "broadcast_in_dim"})
+    | frozenset({"avg_pool", "global_avg_pool", "max_pool", "min_pool", "global_max_pool"})
+    | frozenset({"pad", "slice", "concatenate", "stack", "add", "sub", "split"})
+)
 MAX_MOVES = 4
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.
