@@ -220,7 +220,7 @@ CASES: dict[str, Case] = {
     "fold_sum": Case(
         lambda x: nnops.batch_norm(image_conv(x) + nnops.conv(x, POINT), KB, KS),
         (IMAGE,),
-        lambda x: nnops.batch_norm(image_conv(x) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
+        lambda x: nnops.batch_norm(jnp.sin(image_conv(x)) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
     ),
     "fold_product": Case(
         lambda x: image_conv(x) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,
