@@ -26,8 +26,9 @@ MAX_NESTING = 16
 # patterns look past; and a norm in a wider type, with the conversions around it.
 MOVES = (
     frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy", "broadcast_in_dim"})
-    | frozenset({"avg_pool", "global_avg_pool", "pad", "slice", "concatenate", "add", "sub"})
-    | frozenset({"split", "convert_element_type", "batch_norm"})
+    | frozenset({"avg_pool", "global_avg_pool", "max_pool", "min_pool", "global_max_pool"})
+    | frozenset({"pad", "slice", "concatenate", "stack", "add", "sub", "split"})
+    | frozenset({"convert_element_type", "batch_norm"})
 )
 MAX_MOVES = 4
 

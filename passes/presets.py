@@ -57,6 +57,7 @@ from jaxpress.passes.rules.raise_rotary import ROTARY_RULES
 from jaxpress.passes.rules.raise_sequence_mask import RAISE_SEQUENCE_MASK
 from jaxpress.passes.rules.raise_softmax import SOFTMAX_RULES
 from jaxpress.passes.rules.regular_gather import REGULAR_GATHER
+from jaxpress.passes.rules.slice_tidying import SLICE_TIDYING, STACKED_SLICES
 from jaxpress.passes.rules.sum_of_products import SUM_OF_PRODUCTS
 from jaxpress.passes.select_kernels import select_kernels as _select_kernels
 
@@ -140,6 +141,7 @@ fold_batch_norm = Pass(
     + FOLD_SHIFTED
     + FOLD_PART
     + FOLD_JOINED
+    + STACKED_SLICES
     + FOLD_CHAIN_RULES
     + FOLD_BRANCHES
     + FUSE_PAD_RULES,
@@ -170,7 +172,14 @@ fuse_heads = Pass(
 fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
 tidy_slices = Pass(
     "tidy_slices",
-    SLICE_CHAIN + JOINED_SLICES,
+    # Where a stack becomes a reshape, that may stand beside another.
+    SLICE_CHAIN
+    + JOINED_SLICES
+    + SLICE_TIDYING
+    + RESHAPE_CHAIN
+    + DROP_RESHAPE
+    + TRANSPOSE_TWICE
+    + DROP_TRANSPOSE,
     "Pieces that are cut or joined again become one slice.",
     after="fuse_parallel",
 )

@@ -151,6 +151,16 @@ CASES: dict[str, Case] = {
         (X,),
         lambda x: lax.concatenate([x[1:], x[:1]], 0),
     ),
+    "stacked_slices": Case(
+        lambda x: jnp.stack(jnp.split(x, 2, 1)),
+        (X,),
+        lambda x: jnp.stack([x[:, 2:], x[:, :2]]),
+    ),
+    "piece_of_piece": Case(
+        lambda x: lax.split(jnp.sin(x)[:, 1:3], (1, 1), axis=1),
+        (X,),
+        lambda x: lax.split(jnp.sin(x[:, 1:3]), (1, 1), axis=1),
+    ),
     "split_of_joined": Case(
         lambda x, y: lax.split(lax.concatenate([x, y], 0), (3, 3)),
         (X, Y),
@@ -254,7 +264,7 @@ CASES: dict[str, Case] = {
     "fold_sum": Case(
         lambda x: nnops.batch_norm(image_conv(x) + nnops.conv(x, POINT), KB, KS),
         (IMAGE,),
-        lambda x: nnops.batch_norm(image_conv(x) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
+        lambda x: nnops.batch_norm(jnp.sin(image_conv(x)) + jnp.sin(nnops.conv(x, POINT)), KB, KS),
     ),
     "fold_product": Case(
         lambda x: image_conv(x) * nnops.sigmoid(x[:, 1:2, 1:2, :1]) * KB,

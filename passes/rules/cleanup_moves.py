@@ -13,7 +13,7 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.axis_tracking import arrange, spread
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
-__all__ = ["JOINED_SLICES", "MOVE_RULES", "SLICE_CHAIN", "is_plain"]
+__all__ = ["JOINED_SLICES", "MOVE_RULES", "SLICE_CHAIN", "is_plain", "slice_bounds"]
 
 
 def _ints(values: Any) -> list[int]:
@@ -28,7 +28,7 @@ def is_plain(*values: Value) -> bool:
     return all(isinstance(n, int) for v in values for n in v.shape)
 
 
-def _bounds(node: Node, x: Value) -> list[tuple[int, int, int]]:
+def slice_bounds(node: Node, x: Value) -> list[tuple[int, int, int]]:
     """Start, limit and stride of a slice, for each axis."""
     params = node.params
     strides = params["strides"] or [1] * x.ndim
@@ -50,13 +50,13 @@ class _SliceChain:
         if not is_plain(x, node.output):
             state.fail("its sizes are not known, or it is sharded", node)
             return None
-        bounds = _bounds(node, x)
+        bounds = slice_bounds(node, x)
         if all(bound == (0, n, 1) for bound, n in zip(bounds, x.shape, strict=True)):
             return Match(view, node, {"x": x}, info={"bounds": None})
         inner = view.producer(x)
         if inner is not None and inner.op == "slice":
             source = view.inputs(inner)[0]
-            below = _bounds(inner, source)
+            below = slice_bounds(inner, source)
             both = tuple(
                 (a + s * start, a + s * (limit - 1) + 1, s * t) if limit > start else (0, 0, 1)
                 for (a, _, s), (start, limit, t) in zip(below, bounds, strict=True)
@@ -117,7 +117,7 @@ class _JoinedSlices:
             state.fail("what it joins are not slices", node)
             return None
         nodes = [m for m in makers if m is not None]
-        bounds = [_bounds(m, source) for m in nodes if view.inputs(m)[0] is source]
+        bounds = [slice_bounds(m, source) for m in nodes if view.inputs(m)[0] is source]
         if len(bounds) < len(nodes) or any(b[axis][2] != 1 for b in bounds):
             state.fail("what it joins are slices of several arrays, or leave out elements", node)
             return None

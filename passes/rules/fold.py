@@ -1,8 +1,8 @@
 """Scales and shifts that are known before the data move into the weights of what comes before.
 
 Every rule reassociates: ``(x @ w) * s`` and ``x @ (w * s)`` are equal, and rounded differently.
-Average pooling, zero padding, slices, reshapes and transposes may stand between, and the maximum of
-windows where scales are known to be above zero.
+Average pooling, zero padding, slices, repetitions, reshapes and transposes may stand between, and
+the maximum of windows where scales are known to be above zero.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.factors import Features, features_of
 from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     EXTREMES,
     MOVES,
     PAD,
+    REPEAT,
     SLICE,
-    axes_after,
     keeps_sums,
     linear_maker,
     replay,
     step_nodes,
 )
 from jaxpress.passes.rules.weights import (
-    along,
     as_type,
-    bias_axes,
-    bias_shape,
     operands_of,
     rebind,
     scale_outputs,
@@ -71,12 +69,12 @@ def is_foldable(state: State, linear: Node, known: dict[str, Value]) -> bool:
 
 def foldable_maker(
     state: State, value: Value, user: Node, shifts: bool, rises: bool = False
-) -> tuple[Node, tuple[Node, ...], tuple[int, ...]] | None:
+) -> tuple[Node, tuple[Node, ...], Features] | None:
     """The linear op behind ``value``, the steps between, and where its features come out.
 
     ``rises`` says that what is to be folded keeps the larger of two numbers the larger.
     """
-    through = MOVES | AVERAGE | PAD | SLICE | (EXTREMES if rises else frozenset())
+    through = MOVES | REPEAT | AVERAGE | PAD | SLICE | (EXTREMES if rises else frozenset())
     found = linear_maker(state, value, user, through)
     if found is None:
         return None
@@ -87,11 +85,7 @@ def foldable_maker(
     if shifts and not all(map(keeps_sums, steps)):
         state.fail("padding, or means over it, change a shift", user)
         return None
-    axes = axes_after(state.view, steps, bias_axes(maker))
-    if axes is None:
-        state.fail("the features are not an axis of their own any more", user)
-        return None
-    return maker, steps, axes
+    return maker, steps, features_of(state.view, maker, steps)
 
 
 def norm_of(state: State, node: Node) -> dict[str, Value] | None:
@@ -150,12 +144,12 @@ class _BatchNormAfterLinear:
         found = foldable_maker(state, narrow, user, shifts=True, rises=_rises(scale))
         if found is None:
             return None
-        maker, steps, axes = found
+        maker, steps, features = found
         if narrow.dtype != root.output.dtype:
             state.fail(lambda: f"it makes {root.output.dtype} of {narrow.dtype}", root)
             return None
         axis = node.params["axis"] % node.output.ndim
-        if axis not in axes:
+        if not features.hold((axis,)):
             state.fail(f"it norms axis {node.params['axis']}, not the features", node)
             return None
         statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
@@ -167,7 +161,7 @@ class _BatchNormAfterLinear:
             return None
         values = {**operands_of(view, maker), **statistics}
         nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        info = {"axis": axis, "axes": axes}
+        info = {"axis": axis, "features": features}
         matched = (node, *widening, *steps, maker)
         return Match(view, root, values, nodes, matched, info, like=maker)
 
@@ -234,18 +228,14 @@ def batch_norm_terms(match: Match, operands: dict[str, Any], b: Any, dtype: Any)
 
 
 def _fold_batch_norm(*, match: Match, **operands: Any) -> Any:
-    linear, axes = match.nodes["linear"], match.info["axes"]
-    b, shape = operands.get("b"), bias_shape(linear)
-    sizes = tuple(match.root.output.shape[a] for a in axes)
-    if len(axes) > 1:  # a reshape has split the features, and the norm runs along some of them
-        for name in ("norm_mean", "norm_var", "norm_scale", "norm_bias"):
-            if operands.get(name) is not None:
-                v = operands[name]
-                operands[name] = along(v, (match.info["axis"],), axes, sizes, v.dtype)
-    elements = None if b is None else lax.reshape(b, sizes)
-    scale, shift = batch_norm_terms(match, operands, elements, work_dtype(linear))
-    operands["w"] = scale_outputs(linear, operands["w"], lax.reshape(scale, shape))
-    operands["b"] = as_type(lax.reshape(shift, shape), linear.output.dtype)
+    linear, features = match.nodes["linear"], match.info["features"]
+    for name in ("norm_mean", "norm_var", "norm_scale", "norm_bias"):
+        if operands.get(name) is not None:
+            v = operands[name]
+            operands[name] = features.vector(v, (match.info["axis"],), v.dtype)
+    scale, shift = batch_norm_terms(match, operands, operands.get("b"), work_dtype(linear))
+    operands["w"] = scale_outputs(linear, operands["w"], scale)
+    operands["b"] = as_type(shift, linear.output.dtype)
     return replay(match.nodes, rebind(linear, operands))
 
 
@@ -282,9 +272,9 @@ class _AffineAfterLinear:
             found = foldable_maker(state, value, node, shifts, rises)
             if found is None:
                 continue
-            maker, steps, axes = found
+            maker, steps, features = found
             base, varies = spread_of(view, other)
-            if other.ndim not in (0, node.output.ndim) or not set(varies) <= set(axes):
+            if other.ndim not in (0, node.output.ndim) or not features.hold(varies):
                 state.fail(
                     lambda other=other: f"{other!r} does not run along the features alone", node
                 )
@@ -300,16 +290,14 @@ class _AffineAfterLinear:
                 continue
             values = {**operands_of(view, maker), "vector": base}
             nodes = {"linear": maker, **step_nodes(steps)}
-            info = {"first": i == 0, "varies": varies, "axes": axes}
+            info = {"first": i == 0, "varies": varies, "features": features}
             return Match(view, node, values, nodes, (*steps, maker), info, like=maker)
         return None
 
 
 def _vector(match: Match, base: Any) -> Any:
-    linear, axes = match.nodes["linear"], match.info["axes"]
-    shape = [match.root.output.shape[a] for a in axes]
-    vector = along(base, match.info["varies"], axes, shape, work_dtype(linear))
-    return vector if vector.shape == bias_shape(linear) else lax.reshape(vector, bias_shape(linear))
+    dtype = work_dtype(match.nodes["linear"])
+    return match.info["features"].vector(base, match.info["varies"], dtype)
 
 
 def scaled(linear: Node, operands: dict[str, Any], scale: Any) -> dict[str, Any]:

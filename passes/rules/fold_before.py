@@ -1,7 +1,7 @@
 """Scales and shifts that are known before the data move into the weights of what comes after.
 
 A scale of the channels goes through zero padding, a shift does not: where a convolution pads, its
-zeros stay zeros. Every rule reassociates.
+zeros stay zeros, and what the result gains depends on the position. Every rule reassociates.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
+from jaxpress.passes.rules.factors import Row, carry, is_carried, track
 from jaxpress.passes.rules.fold import (
     FOLD_RULES,
     batch_norm_terms,
@@ -23,20 +24,21 @@ from jaxpress.passes.rules.fold import (
     norm_scale,
     scale_of,
 )
+from jaxpress.passes.rules.fold_split import FOLD_SPLIT_RULES
 from jaxpress.passes.rules.numbers import keeps_digits, keeps_gain, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     MOVES,
     PAD,
-    axes_before,
+    REPEAT,
     keeps_sums,
     replay,
     step_nodes,
     steps_back,
 )
+from jaxpress.passes.rules.uneven_shift import has_full_windows, uneven_shift, why_not_cheaper
 from jaxpress.passes.rules.weights import (
     LINEAR_OPS,
-    along,
     as_type,
     bias_shape,
     input_axes,
@@ -49,7 +51,10 @@ from jaxpress.passes.rules.weights import (
 )
 from jaxpress.passes.view import View
 
-__all__ = ["FOLD_BEFORE_RULES", "takers_of"]
+__all__ = ["FOLD_BEFORE_RULES", "folds_before", "takers_of"]
+
+_STEPS = MOVES | REPEAT | AVERAGE | PAD
+_BEFORE = FOLD_RULES + FOLD_SPLIT_RULES
 
 # More users than this of one value are not looked at: a rule does bounded work at a node.
 MAX_USERS = 16
@@ -66,17 +71,15 @@ class _Path(NamedTuple):
       source: what enters the first step.
       user: who takes it: the first step, or the linear op itself.
       steps: the steps, in the order in which they run.
-      axes: the axes of ``source`` that the weights see, in the weights' order.
-      sizes: how long these are when the weights see them.
-      changed: the axes along which a step pads or takes means.
+      rows: the factors of the axes of ``source``.
+      targets: those of the axes that the weights see.
     """
 
     source: Value
     user: Node
     steps: tuple[Node, ...]
-    axes: tuple[int, ...]
-    sizes: tuple[Any, ...]
-    changed: frozenset[int]
+    rows: tuple[Row, ...]
+    targets: tuple[Row, ...]
 
 
 def _path(state: State, linear: Node) -> _Path | None:
@@ -88,34 +91,37 @@ def _path(state: State, linear: Node) -> _Path | None:
     if view.inputs(linear).count(x) != 1:
         state.fail(lambda: f"{x!r} is another operand too", linear)
         return None
-    steps, source, user = steps_back(view, x, linear, MOVES | AVERAGE | PAD)
-    axes = input_axes(linear, x)
-    found = axes_before(view, steps, axes, [x.shape[a] for a in axes])
-    if found is None:
-        state.fail("a reshape mixes channels with other axes", linear)
-        return None
-    return _Path(source, user, tuple(reversed(steps)), *found)
+    back, source, user = steps_back(view, x, linear, _STEPS)
+    steps = tuple(reversed(back))
+    tracked = track(view, steps, source.shape)
+    targets = tuple([tracked.after[a] for a in input_axes(linear, x)])
+    return _Path(source, user, steps, tracked.before, targets)
 
 
 def _takes(state: State, linear: Node, path: _Path, varies: tuple[int, ...], shifts: bool) -> bool:
     """Whether weights can take in what runs along the axes ``varies`` of ``path.source``."""
-    if not set(varies) <= set(path.axes):
+    if not is_carried([path.rows[a] for a in varies], path.targets):
         return state.fail("it does not run along the channels alone", linear)
-    if path.changed & set(varies):
-        return state.fail("what stands between changes the axis that it runs along", linear)
-    if shifts and not (all(map(keeps_sums, path.steps)) and _is_full(linear)):
+    if shifts and not all(map(keeps_sums, path.steps)):
         return state.fail("padding is zero before and after a shift", linear)
+    if shifts and not has_full_windows(linear):
+        removes = _operations(state.view, state.view.producer(path.source))
+        reason = why_not_cheaper(state.view, linear, path.steps, path.source, removes)
+        if reason:
+            return state.fail(reason, linear)
     return is_foldable(state, linear, {})
 
 
-def _is_full(linear: Node) -> bool:
-    """Whether a window never lies on padding or on the holes of a dilated input."""
-    if linear.op != "conv":
-        return True
-    params = linear.params
-    if params["transposed"] and any(s != 1 for s in params["strides"]):
-        return False
-    return all(isinstance(p, int) and p <= 0 for pair in params["padding"] for p in pair)
+def _operations(view: View, made: Node | None) -> int:
+    """How many operations what shifts takes for each element, where it is told what it leaves."""
+    if made is None:
+        return 0
+    if made.op == "batch_norm":
+        return 2 + ("bias" in made.params["operands"])
+    if made.op in _NORMS:
+        return int("scale" in made.params["operands"])
+    data = [view.producer(v) for v in view.inputs(made) if not view.is_known(v)]
+    return int(len(data) == 1 and data[0] is not None and data[0].op in ("mul", "div"))
 
 
 def takers_of(
@@ -145,13 +151,23 @@ def _next_linear(view: View, value: Value, user: Node) -> Node | None:
     for _ in range(8):
         if user.op in LINEAR_OPS:
             return user
-        if user.op not in MOVES | AVERAGE | PAD or view.use_count(user.output) != 1:
+        if user.op not in _STEPS or view.use_count(user.output) != 1:
             return None
         following = view.users(user.output)
         if not following:  # the one use is an output
             return None
         user = following[0]
     return None
+
+
+def folds_before(state: State, made: Node) -> bool:
+    """Whether what scales or shifts folds into what comes before it instead."""
+    for rule in _BEFORE.at(made.op):
+        pattern: Any = rule.pattern
+        if pattern.find(State(state.view), made) is not None:
+            state.fail("it folds into what comes before it", made)
+            return True
+    return False
 
 
 class _AffineBeforeLinear:
@@ -172,11 +188,8 @@ class _AffineBeforeLinear:
         if not jnp.issubdtype(path.source.dtype, jnp.floating):
             state.fail(lambda: f"its input is {path.source.dtype}", node)
             return None
-        for rule in FOLD_RULES.at(made.op):
-            pattern: Any = rule.pattern
-            if pattern.find(State(view), made) is not None:
-                state.fail("it folds into what comes before it", made)
-                return None
+        if folds_before(state, made):
+            return None
         if made.op == "batch_norm":
             found = self._batch_norm(state, made)
         else:
@@ -192,7 +205,7 @@ class _AffineBeforeLinear:
             return None
         operands = {**operands_of(view, node), **values}
         nodes = {"affine": made, "norm": made, **step_nodes(path.steps)}
-        info = {**info, "axes": path.axes, "sizes": path.sizes, "varies": varies}
+        info = {**info, "rows": tuple([path.rows[a] for a in varies]), "targets": path.targets}
         return Match(view, node, operands, nodes, (*path.steps, made), info)
 
     def _loses(self, view: View, linear: Node, made: Node, values: dict[str, Value]) -> str | None:
@@ -210,7 +223,8 @@ class _AffineBeforeLinear:
             scaled = inner is not None and inner.op in ("mul", "div")
             return keeps_digits(dtype, number, scaled)
         scale = scale_of(view, made, values["vector"])
-        if inner is None or inner.op not in _SHIFTS or scale is None or not _is_full(linear):
+        alone = inner is None or inner.op not in _SHIFTS or not has_full_windows(linear)
+        if alone or scale is None:
             return keeps_range(view, w, scale)
         # The shift would follow: both stay, since it could not be told any more what it leaves.
         shifts = [numbers_of(view, v) for v in view.inputs(inner) if view.is_known(v)]
@@ -254,25 +268,30 @@ class _AffineBeforeLinear:
 def _fold(vector: Any = None, *, match: Match, **operands: Any) -> Any:
     linear, made, info = match.root, match.nodes["affine"], match.info
     dtype = work_dtype(linear)
-    axes, shape = info["axes"], info["sizes"]
+    rows, targets = info["rows"], info["targets"]
     if made.op == "batch_norm":
         terms = batch_norm_terms(match, operands, None, dtype)
-        scale, shift = (along(v, info["varies"], axes, shape, dtype) for v in terms)
+        scale, shift = (carry(v, rows, targets, dtype) for v in terms)
     else:
-        v = along(vector, info["varies"], axes, shape, dtype)
-        scale, shift = _terms(made.op, info["first"], v)
-    # Axes that a reshape has merged are one to the weights.
-    x = operands["x"]
-    operands["x"] = x = replay(match.nodes, x)
-    inner = tuple(x.shape[a] for a in input_axes(linear, x))
+        scale, shift = _terms(made.op, info["first"], carry(vector, rows, targets, dtype))
+    operands["x"] = replay(match.nodes, operands["x"])
     if shift is not None:
-        gained = shift_through(linear, operands["w"], lax.reshape(shift, inner))
-        b = operands.get("b")
-        b = gained if b is None else lax.add(as_type(b, dtype), gained)
-        operands["b"] = as_type(b, linear.output.dtype)
+        operands |= _shifted(linear, operands, shift)
     if scale is not None:
-        operands["w"] = scale_inputs(linear, operands["w"], lax.reshape(scale, inner))
+        operands["w"] = scale_inputs(linear, operands["w"], scale)
     return rebind(linear, operands)
+
+
+def _shifted(linear: Node, operands: dict[str, Any], shift: Any) -> dict[str, Any]:
+    """The bias, or the residual, with what a linear op makes of a shift."""
+    if not has_full_windows(linear):
+        gained = uneven_shift(linear, operands["x"], operands["w"], shift)
+        r = operands.get("residual")
+        return {"residual": gained if r is None else lax.add(r, gained)}
+    gained = shift_through(linear, operands["w"], shift)
+    b = operands.get("b")
+    b = gained if b is None else lax.add(as_type(b, shift.dtype), gained)
+    return {"b": as_type(b, linear.output.dtype)}
 
 
 def _terms(op: str, first: bool, v: Any) -> tuple[Any, Any]:
@@ -288,6 +307,7 @@ def _terms(op: str, first: bool, v: Any) -> tuple[Any, Any]:
 
 # conv(x * s, w, b) -> conv(x, s * w, b), also where it pads
 # conv(x + t, w, b) -> conv(x, w, b + sum(t * w)), where it does not
+# conv(x + t, w, b) -> conv(x, w, b, residual=conv(t, w)), where it does, if that is cheaper
 # conv(batch_norm(x), w, b) likewise
 FOLD_BEFORE = Rule(
     "fold_before", _AffineBeforeLinear(), _fold, numerics="reassociates", shared=True

@@ -1,8 +1,8 @@
 """Linear ops of one input that are summed become one, whose weights are the sum of theirs.
 
-So does a batch norm of that input, as the weights of a diagonal, and two dense ops in a row, which
-an adapter of low rank is. The rule reassociates: ``x @ v + x @ w`` and ``x @ (v + w)`` are equal,
-and rounded differently.
+So does a batch norm of that input, or the input times a known scale, as the weights of a diagonal,
+and two dense ops in a row, which an adapter of low rank is. The rule reassociates:
+``x @ v + x @ w`` and ``x @ (v + w)`` are equal, and rounded differently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from jaxpress.capture import Node, Value
 from jaxpress.nnops.conv_geometry import specs
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
-from jaxpress.passes.rules.fold import batch_norm_scale, is_foldable, norm_of, norm_scale
+from jaxpress.passes.rules.diagonal_weights import Places, diagonal_of, padded
+from jaxpress.passes.rules.fold import (
+    is_foldable,
+    norm_of,
+    norm_scale,
+    scale_of,
+)
 from jaxpress.passes.rules.fold_chain import product_loses
 from jaxpress.passes.rules.fold_split import parts_of, shape_of, sign_in
 from jaxpress.passes.rules.numbers import MAX_PRODUCT, keeps_digits, keeps_range, numbers_of
@@ -25,10 +31,10 @@ from jaxpress.passes.rules.steps import linear_maker
 from jaxpress.passes.rules.weights import (
     as_type,
     bias_axes,
-    bias_shape,
     input_axes,
     operands_of,
     rebind,
+    spread_of,
     work_dtype,
 )
 from jaxpress.passes.view import View
@@ -38,9 +44,10 @@ __all__ = ["FOLD_BRANCHES"]
 # What a convolution's taps may differ in, and still lie on another's.
 _SLIDING = frozenset({"operands", "padding", "dilation"})
 
-_EXACTLY = lax.Precision.HIGHEST
+# What one tap of a kernel can do to a place by itself.
+_DIAGONAL = frozenset({"batch_norm", "mul", "div"})
 
-Places = tuple[tuple[int, int, int], ...]
+_EXACTLY = lax.Precision.HIGHEST
 
 
 class _Branch(NamedTuple):
@@ -48,8 +55,9 @@ class _Branch(NamedTuple):
 
     Attributes:
       place: which of the summands it is.
-      node: what makes it: a linear op, or a ``batch_norm``.
-      operands: the node's operands by name; those of a dense op before it begin with ``first_``.
+      node: what makes it: a linear op, a ``batch_norm``, or a product with something known.
+      operands: the node's operands by name; those of a dense op before it begin with ``first_``,
+        and what is known is ``vector``.
       before: that dense op, if x is what it takes.
     """
 
@@ -75,10 +83,10 @@ class _SumOfBranches:
         leaves, inner = parts
         found = [_branch(state, i, v, user) for i, (v, user) in enumerate(leaves)]
         branches = [b for b in found if b is not None]
-        norms = [b for b in branches if b.node.op == "batch_norm"]
-        linear = [b for b in branches if b.node.op != "batch_norm"]
+        diagonal = [b for b in branches if b.node.op in _DIAGONAL]
+        linear = [b for b in branches if b.node.op not in _DIAGONAL]
         for i, main in enumerate(linear):
-            for other in (*linear[:i], *linear[i + 1 :], *norms):
+            for other in (*linear[:i], *linear[i + 1 :], *diagonal):
                 if other.operands["x"] is not main.operands["x"]:
                     other = _from_before(state, other)
                 if other.operands["x"] is not main.operands["x"]:
@@ -106,6 +114,8 @@ class _SumOfBranches:
         values |= {f"main_{k}": v for k, v in main.operands.items() if k != "x"}
         values |= {f"other_{k}": v for k, v in other.operands.items() if k != "x"}
         values["x"] = main.operands["x"]
+        if "vector" in other.operands:
+            values["other_vector"] = spread_of(view, other.operands["vector"])[0]
         shape = shape_of(view, node.output, [v for v, _ in leaves])
         info = {
             "places": places,
@@ -120,8 +130,12 @@ class _SumOfBranches:
 
 def _branch(state: State, place: int, value: Value, user: Node) -> _Branch | None:
     node = state.view.producer(value)
-    is_norm = node is not None and node.op == "batch_norm"
-    return (_norm if is_norm else _linear)(state, place, value, user)
+    if node is None or node.op not in _DIAGONAL:
+        return _linear(state, place, value, user)
+    if state.view.use_count(value) != 1:
+        state.fail(lambda: f"{value!r} is used elsewhere as well", user)
+        return None
+    return (_norm if node.op == "batch_norm" else _product)(state, place, node)
 
 
 def _linear(state: State, place: int, value: Value, user: Node) -> _Branch | None:
@@ -155,17 +169,28 @@ def _from_before(state: State, branch: _Branch) -> _Branch:
     return branch._replace(operands=operands | {"x": first["x"]}, before=maker)
 
 
-def _norm(state: State, place: int, value: Value, user: Node) -> _Branch | None:
-    """The ``batch_norm`` that makes ``value`` for ``user`` alone, of known statistics."""
-    view, node = state.view, state.view.producer(value)
-    if node is None or view.use_count(value) != 1:
-        state.fail(lambda: f"{value!r} is used elsewhere as well", user)
-        return None
+def _norm(state: State, place: int, node: Node) -> _Branch | None:
+    """A ``batch_norm`` of known statistics."""
     norm = norm_of(state, node)
-    if norm is None or not all(view.is_known(v) for k, v in norm.items() if k != "x"):
+    if norm is None or not all(state.view.is_known(v) for k, v in norm.items() if k != "x"):
         state.fail("its statistics depend on the data", node)
         return None
     return _Branch(place, node, norm)
+
+
+def _product(state: State, place: int, node: Node) -> _Branch | None:
+    """Data times something known, or divided by it."""
+    view = state.view
+    x, other = view.inputs(node)
+    if node.op == "mul" and view.is_known(x):
+        x, other = other, x
+    if view.is_known(x) or not view.is_known(other):
+        state.fail("it is no product with something known", node)
+        return None
+    if other.ndim not in (0, x.ndim) or other.dtype != x.dtype:
+        state.fail("it broadcasts what it scales", node)
+        return None
+    return _Branch(place, node, {"x": x, "vector": other})
 
 
 def _places(state: State, main: _Branch, other: _Branch) -> Places | None:
@@ -175,11 +200,16 @@ def _places(state: State, main: _Branch, other: _Branch) -> Places | None:
         state.fail("the parts have other dtypes", other.node)
         return None
     w = _numbers(view, main)
-    if other.node.op == "batch_norm":
-        places = _places_of_norm(state, main, other)
-        scale = norm_scale(view, other.node, other.operands)[1]
-        reason = keeps_range(view, main.operands["w"], scale) or _loses_mean(view, other)
-        added = scale
+    if other.node.op in _DIAGONAL:
+        places = _places_of_diagonal(state, main, other)
+        if other.node.op == "batch_norm":
+            added, reason = (
+                norm_scale(view, other.node, other.operands)[1],
+                _loses_mean(view, other),
+            )
+        else:
+            added, reason = scale_of(view, other.node, other.operands["vector"]), None
+        reason = keeps_range(view, main.operands["w"], added) or reason
     else:
         places = _places_of_linear(state, main, other)
         reason, added = None, _numbers(view, other)
@@ -210,12 +240,15 @@ def _overflows(dtype: Any, *parts: np.ndarray | None) -> str | None:
     return None if most < largest / 4 else f"the sum of the weights reaches to {most:.1e}"
 
 
-def _places_of_norm(state: State, main: _Branch, norm: _Branch) -> Places | None:
+def _places_of_diagonal(state: State, main: _Branch, other: _Branch) -> Places | None:
     """Where the diagonal lies: in the one tap that sees the place that it makes."""
     node, x = main.node, main.operands["x"]
     features, channels = bias_axes(node), input_axes(node, x)
-    axis = norm.node.params["axis"] % x.ndim
-    if node.op == "einsum_dense" or features != channels or features != (axis,):
+    if other.node.op == "batch_norm":
+        varies: tuple[int, ...] = (other.node.params["axis"] % x.ndim,)
+    else:
+        varies = spread_of(state.view, other.operands["vector"])[1]
+    if node.op == "einsum_dense" or features != channels or not set(varies) <= set(features):
         state.fail("features and channels are other axes, or the norm is along another", node)
         return None
     if x.shape != node.output.shape or x.dtype != node.output.dtype:
@@ -279,7 +312,10 @@ def _sum(*, match: Match, x: Any, **operands: Any) -> Any:
     dtype, signs = work_dtype(main), info["taken"]
     w, b = operands["main_w"], operands.get("main_b")
     more = {k[6:]: v for k, v in operands.items() if k.startswith("other_")}
-    u, c = (_diagonal if other.op == "batch_norm" else _spread)(match, more, w, dtype)
+    if other.op in _DIAGONAL:
+        u, c = diagonal_of(main, other, more, info["places"], w)
+    else:
+        u, c = _spread(match, more, w, dtype)
     terms = {"w": (as_type(w, dtype), u)}
     if b is not None or c is not None:
         terms["b"] = (None if b is None else as_type(b, dtype), c)
@@ -313,42 +349,12 @@ def _spread(match: Match, other: dict[str, Any], w: Any, dtype: Any) -> tuple[An
         u = lax.dot(as_type(other["first_w"], dtype), u, precision=_EXACTLY)
     if match.info["places"] and u.shape != w.shape:
         spec = specs(match.nodes["main"].params["dimension_numbers"]).rhs_spec
-        u = _padded(u, match.info["places"], spec)
+        u = padded(u, match.info["places"], spec)
     return u, None if b is None else as_type(b, dtype)
-
-
-def _padded(u: Any, places: Places, spec: Sequence[int]) -> Any:
-    config = [(0, 0, 0)] * u.ndim
-    for axis, place in zip(spec[2:], places, strict=True):
-        config[axis] = place
-    return lax.pad(u, np.zeros((), u.dtype), config)
-
-
-def _diagonal(match: Match, norm: dict[str, Any], w: Any, dtype: Any) -> tuple[Any, Any]:
-    """The kernel, in the shape of the main one, that does what a batch norm does; and its bias."""
-    main, epsilon = match.nodes["main"], match.nodes["other"].params["epsilon"]
-    operands = {k: norm.get(k) for k in ("mean", "var", "scale", "bias")}
-    scale = batch_norm_scale(operands, epsilon, dtype)
-    shift = lax.neg(lax.mul(as_type(norm["mean"], dtype), scale))
-    if operands["bias"] is not None:
-        shift = lax.add(shift, as_type(operands["bias"], dtype))
-    n = scale.shape[0]
-    spec = specs(main.params["dimension_numbers"]).rhs_spec if main.op == "conv" else (1, 0)
-    inner = w.shape[spec[1]]
-    # Feature i takes channel i, which is the one at i modulo the channels of a group.
-    row = lax.rem(lax.broadcasted_iota("int32", (n, inner), 0), np.int32(inner))
-    on = lax.eq(row, lax.broadcasted_iota("int32", (n, inner), 1))
-    spread = lax.broadcast_in_dim(scale, (n, inner), (0,))
-    u = lax.select(on, spread, lax.full_like(spread, 0))
-    shape = [1] * w.ndim
-    shape[spec[0]], shape[spec[1]] = n, inner
-    u = lax.reshape(u if spec[0] < spec[1] else lax.transpose(u, (1, 0)), shape)
-    if main.op == "conv":
-        u = _padded(u, match.info["places"], spec)
-    return u, lax.reshape(shift, bias_shape(main))
 
 
 # conv(x, v, a) + conv(x, w, b) -> conv(x, v + w, a + b);
 #   dense(x, v) + dense(dense(x, u), w) -> dense(x, v + u @ w);
-#   conv(x, w, b) + batch_norm(x) -> conv(x, w + diagonal(s), b + t)
+#   conv(x, w, b) + batch_norm(x) -> conv(x, w + diagonal(s), b + t);
+#   conv(x, w) + x * s -> conv(x, w + diagonal(s))
 FOLD_BRANCHES = Rule("fold_branches", _SumOfBranches(), _sum, numerics="reassociates")

@@ -1,4 +1,4 @@
-"""Parallel linear ops whose results are concatenated become one, with concatenated weights.
+"""Parallel linear ops whose results are joined or stacked become one, with concatenated weights.
 
 Unlike `fuse_parallel` nothing is cut in pieces, and the concatenation goes; what follows it sees
 one linear op, and can move into it.
@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import lax
 
 from jaxpress import nnops
@@ -26,7 +27,7 @@ from jaxpress.passes.rules.fuse_parallel import (
 )
 from jaxpress.passes.rules.loss_parts import Above
 from jaxpress.passes.rules.steps import linear_maker
-from jaxpress.passes.rules.weights import bias_shape, operands_of, rebind
+from jaxpress.passes.rules.weights import LINEAR_OPS, bias_shape, operands_of, rebind
 from jaxpress.passes.view import View
 
 __all__ = ["FOLD_JOINED"]
@@ -90,26 +91,48 @@ def _params(node: Node) -> tuple[tuple[str, Any], ...]:
 
 
 class _JoinedParts:
-    """A concatenation along the features of neighbours that are linear in one value."""
+    """A concatenation along the features of neighbours that are linear in one value, or a stack."""
 
-    names = frozenset({"concatenate"})
+    names = frozenset({"concatenate", "stack"})
     size = 3
 
     def find(self, state: State, node: Node) -> Match | None:
-        view, axis = state.view, int(node.params["dimension"])
+        view = state.view
         if view.is_known(node.output) or not is_plain(node.output):
             state.fail("it is of weights alone, or sharded", node)
             return None
         inputs = view.inputs(node)
+        axis = _stacked_along(state, node) if node.op == "stack" else int(node.params["dimension"])
+        if axis is None:
+            return None
         parts = [_part(state, v, node, axis) for v in inputs]
         start = 0
         for kind, same in itertools.groupby(parts, lambda p: None if p is None else p.kind):
             run = list(same)
-            if kind is not None and len(run) > 1:
+            if (
+                kind is not None
+                and len(run) > 1
+                and (node.op == "concatenate" or len(run) == len(inputs))
+            ):
                 return _match(view, node, axis, start, run)
             start += len(run)
         state.fail("no neighbours are linear ops on one input, alike but for their weights", node)
         return None
+
+
+def _stacked_along(state: State, node: Node) -> int | None:
+    """The axis of the features along which what is stacked can be made by one op."""
+    view = state.view
+    maker = view.producer(view.inputs(node)[0])
+    if maker is not None and maker.op in _ACTIVATIONS:
+        maker = view.producer(view.inputs(maker)[0])
+    if maker is None or maker.op not in LINEAR_OPS:
+        state.fail("what it stacks is not made by linear ops", node)
+        return None
+    axes = [result_axis(maker, label) for label in feature_labels(maker)]
+    # The new axis is in front of the features' own, if it can be: then nothing is turned.
+    place = int(node.params["axis"])
+    return place if place in axes else axes[0] if axes else None
 
 
 def _match(view: View, node: Node, axis: int, start: int, run: list[Any]) -> Match:
@@ -125,6 +148,7 @@ def _match(view: View, node: Node, axis: int, start: int, run: list[Any]) -> Mat
         nodes["activation"] = first.activation
     matched = _nodes(run)
     info = {
+        "axis": axis,
         "count": len(run),
         "around": (start, len(inputs) - stop),
         "label": next(c for c in feature_labels(first.node) if result_axis(first.node, c) == axis),
@@ -140,7 +164,7 @@ def _nodes(run: Iterable[_Part]) -> tuple[Node, ...]:
 def _join(*, match: Match, **values: Any) -> Any:
     linear, info = match.nodes["linear"], match.info
     label, count = info["label"], info["count"]
-    axis = int(match.root.params["dimension"])
+    axis = info["axis"]
     operands = joined_weights(
         linear,
         label,
@@ -152,6 +176,10 @@ def _join(*, match: Match, **values: Any) -> Any:
     activation = match.nodes.get("activation")
     if activation is not None:
         y = activation.primitive.bind(y, **activation.params)
+    if match.root.op == "stack":
+        size = y.shape[axis] // count
+        y = lax.reshape(y, (*y.shape[:axis], count, size, *y.shape[axis + 1 :]))
+        return jnp.moveaxis(y, axis, match.root.params["axis"])
     before, after = info["around"]
     parts = [
         *(values[f"before{i}"] for i in range(before)),
@@ -169,6 +197,7 @@ def _guard(match: Match) -> str | None:
 
 
 # concatenate(dense(x, v, a), dense(x, w, b)) -> dense(x, concatenate(v, w), concatenate(a, b))
+# stack(dense(x, v, a), dense(x, w, b)) -> the same, reshaped
 FOLD_JOINED = RuleSet(
     (
         Rule(

@@ -1,11 +1,12 @@
-"""A number that is added to one part of what a linear op makes goes into that part of its bias.
+"""What scales or shifts one part of what a linear op makes goes into that part of its weights.
 
-So ``x * (1 + scale) + shift`` has it, where one dense op makes scales and shifts of a condition.
+So ``x * (1 + scale) + shift`` has it, where one dense op makes scales and shifts of a condition,
+and a convolution whose features are split before each half is normed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,18 @@ from jax import lax
 from jaxpress.capture import Node
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.fold import is_foldable
+from jaxpress.passes.rules.factors import carry, features_of, is_carried, track
+from jaxpress.passes.rules.fold import (
+    batch_norm_terms,
+    is_foldable,
+    norm_of,
+    norm_scale,
+    scale_of,
+)
+from jaxpress.passes.rules.numbers import keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     MOVES,
-    axes_after,
+    REPEAT,
     linear_maker,
     replay,
     step_nodes,
@@ -25,103 +34,162 @@ from jaxpress.passes.rules.steps import (
 )
 from jaxpress.passes.rules.weights import (
     as_type,
-    bias_axes,
     bias_shape,
     operands_of,
     rebind,
+    scale_outputs,
+    spread_of,
     work_dtype,
 )
-from jaxpress.passes.view import View, scalar_value
+from jaxpress.passes.view import View
 
 __all__ = ["FOLD_PART"]
 
-# A number that is added stays the same number where elements are moved, or repeated.
-_STEPS = MOVES | {"broadcast_in_dim"}
+# What is alike in all features stays so where elements are moved, or repeated.
+_STEPS = MOVES | REPEAT
 
 
-class _ShiftOfPart:
-    """A part of a split linear op, plus or minus a number that is written in the program."""
+class _AffineOfPart:
+    """A part of a split linear op, scaled or shifted by something known along its features."""
 
-    names = frozenset({"add", "sub"})
+    names = frozenset({"add", "sub", "mul", "div", "batch_norm"})
     size = 3
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        value, other = view.inputs(node)
-        number = scalar_value(view, other)
-        if number is None and node.op == "add":
-            value, number = other, scalar_value(view, value)
-        if number is None or not np.isfinite(number) or value.shape != node.output.shape:
-            state.fail("nothing is added that is a number, or it broadcasts", node)
+        affine = self._norm(state, node) if node.op == "batch_norm" else self._known(state, node)
+        if affine is None:
             return None
-        steps, part, user = steps_back(view, value, node, _STEPS)
+        value, varies, known, scale = affine
+        if value.shape != node.output.shape or value.dtype != node.output.dtype:
+            state.fail("it broadcasts, or has another dtype", node)
+            return None
+        back, part, user = steps_back(view, value, node, _STEPS)
+        steps = tuple(reversed(back))
         split = view.producer(part)
         if split is None or split.op != "split":
-            state.fail("it is added to no part of something", node)
+            state.fail("it is of no part of something", node)
             return None
         if view.use_count(part) != 1 or view.inputs(user).count(part) != 1:
             state.fail("the part is used elsewhere as well", split)
             return None
         found = linear_maker(state, view.inputs(split)[0], split, _STEPS)
-        if found is None or not is_foldable(state, found[0], {}):
+        if found is None or not is_foldable(state, found[0], known):
             return None
         linear, before = found
-        operands = operands_of(view, linear)
-        axis = _axis_after(view, before, bias_axes(linear))
-        if "residual" in operands or axis != int(split.params["axis"]):
+        operands, axis = operands_of(view, linear), int(split.params["axis"])
+        if "residual" in operands or _axis_after(view, linear, before) != axis:
             state.fail("it adds a residual before, or is split along another axis", linear)
             return None
         if bias_shape(linear) != (sum(split.params["sizes"]),):
             state.fail("its one feature is repeated", linear)
             return None
+        tracked = track(view, steps, part.shape)
+        rows = tuple([tracked.after[a] for a in varies])
+        if not is_carried(rows, tracked.before[axis : axis + 1]):
+            state.fail("it does not run along the features alone", node)
+            return None
+        reason = keeps_range(view, operands["w"], scale)
+        if reason:
+            state.fail(reason, node)
+            return None
         place = next(i for i, v in enumerate(split.outputs) if v is part)
         return Match(
             view,
             node,
-            dict(operands),
+            {**operands, **known},
             {
                 "linear": linear,
                 "split": split,
-                **step_nodes(reversed(steps)),
+                "norm": node,
+                **step_nodes(steps),
                 **{f"before_{name}": one for name, one in step_nodes(before).items()},
             },
             (*steps, split, *before, linear),
-            {"place": place, "number": float(-number if node.op == "sub" else number)},
+            {"place": place, "rows": rows, "features": tracked.before[axis : axis + 1]},
             # The part itself has no other user than what is replaced.
             outputs=(node.output, *split.outputs),
             like=linear,
         )
 
+    def _norm(self, state: State, node: Node) -> Any:
+        norm = norm_of(state, node)
+        if norm is None:
+            return None
+        known = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
+        axis = node.params["axis"] % node.output.ndim
+        return norm["x"], (axis,), known, norm_scale(state.view, node, norm)[1]
 
-def _axis_after(view: View, steps: Iterable[Node], axes: tuple[int, ...]) -> int | None:
-    """Where the only one of ``axes`` comes out of steps; ``None`` if it is split or joined."""
-    for node in steps:
-        if len(axes) != 1:
-            break
-        if node.op == "broadcast_in_dim":
-            axes = (int(node.params["broadcast_dimensions"][axes[0]]),)
-        else:
-            axes = axes_after(view, (node,), axes) or ()
-    return axes[0] if len(axes) == 1 else None
+    def _known(self, state: State, node: Node) -> Any:
+        view = state.view
+        value, other = view.inputs(node)
+        if node.op in ("add", "mul") and view.is_known(value):
+            value, other = other, value
+        if view.is_known(value) or not view.is_known(other) or other.ndim not in (0, value.ndim):
+            state.fail("it is with nothing that is known before the data", node)
+            return None
+        numbers = numbers_of(view, other)
+        if node.op in ("add", "sub") and numbers is not None and not np.all(np.isfinite(numbers)):
+            state.fail("what is added is not finite", node)
+            return None
+        base, varies = spread_of(view, other)
+        scale = scale_of(view, node, other) if node.op in ("mul", "div") else None
+        return value, varies, {"vector": base}, scale
 
 
-def _shift_part(*, match: Match, **operands: Any) -> Any:
+def _axis_after(view: View, linear: Node, steps: Iterable[Node]) -> int | None:
+    """Where the features come out of steps; ``None`` if they are split or joined."""
+    features = features_of(view, linear, steps)
+    if len(features.own) != 1 or not features.own[0] or features.own[0] not in features.result:
+        return None
+    return features.result.index(features.own[0])
+
+
+def _fold_part(vector: Any = None, *, match: Match, **operands: Any) -> Any:
     linear, split = match.nodes["linear"], match.nodes["split"]
     sizes, place = split.params["sizes"], match.info["place"]
-    dtype, (features,) = work_dtype(linear), bias_shape(linear)
-    start = sum(sizes[:place])
-    shift = np.zeros(features, dtype)
-    shift[start : start + sizes[place]] = match.info["number"]
-    b = operands.get("b")
-    b = shift if b is None else lax.add(as_type(b, dtype), shift)
-    operands["b"] = as_type(b, linear.output.dtype)
+    dtype, b = work_dtype(linear), operands.get("b")
+    start = int(sum(sizes[:place]))
+    stop = start + int(sizes[place])
+    own = None if b is None else as_type(lax.slice(b, (start,), (stop,)), dtype)
+    rows, features, op = match.info["rows"], match.info["features"], match.root.op
+    if op == "batch_norm":
+        names = [name for name in operands if name.startswith("norm_")]
+        for name in names:
+            if operands[name] is not None:
+                operands[name] = carry(operands[name], rows, features, operands[name].dtype)
+        scale, bias = batch_norm_terms(match, operands, own, dtype)
+    else:
+        v = carry(vector, rows, features, dtype)
+        if op in ("mul", "div"):
+            scale = v if op == "mul" else lax.div(lax.full_like(v, 1), v)
+            bias = None if own is None else lax.mul(own, scale)
+        else:
+            scale, zero = None, lax.full_like(v, 0) if own is None else own
+            bias = (lax.add if op == "add" else lax.sub)(zero, v)
+    if scale is not None:
+        operands["w"] = scale_outputs(linear, operands["w"], _within(scale, start, sizes, 1))
+    if bias is not None:
+        whole = _within(bias, start, sizes, 0)
+        if b is not None:
+            others = np.ones(sum(sizes), bool)
+            others[start:stop] = False
+            whole = lax.select(others, as_type(b, dtype), whole)
+        operands["b"] = as_type(whole, linear.output.dtype)
     before = {k.removeprefix("before_"): v for k, v in match.nodes.items() if "before_" in k}
     y = replay(before, rebind(linear, operands))
     parts = lax.split(y, sizes, axis=split.params["axis"])
     return [replay(match.nodes, parts[place]), *parts]
 
 
+def _within(v: Any, start: int, sizes: Sequence[int], rest: int) -> Any:
+    """A vector of one part's features among all of them, the others of which are ``rest``."""
+    n = int(sum(sizes))
+    return lax.pad(v, np.asarray(rest, v.dtype), [(start, n - start - v.shape[0], 0)])
+
+
 # split(dense(x, w, b)) + n -> split(dense(x, w, b + n)), in one part of the features
+# split(dense(x, w, b)) * s -> split(dense(x, w * s, b * s)) likewise, and batch_norm of a part
 FOLD_PART = RuleSet(
-    (Rule("fold_part", _ShiftOfPart(), _shift_part, numerics="reassociates"),),
+    (Rule("fold_part", _AffineOfPart(), _fold_part, numerics="reassociates"),),
 )

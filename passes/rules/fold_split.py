@@ -1,7 +1,6 @@
 """Known scales and shifts of what several linear ops make together go to these, to be folded there.
 
-So does a batch norm of what a linear op makes and a pad, or a mean over padding, changes: its scale
-goes through, and its shift stays behind. Every rule reassociates.
+Every rule reassociates.
 """
 
 from __future__ import annotations
@@ -17,29 +16,23 @@ from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.fold import (
     batch_norm_scale,
-    batch_norm_terms,
     foldable_maker,
     is_foldable,
     narrowed_norm,
-    norm_of,
     norm_scale,
     scale_of,
-    scaled,
 )
-from jaxpress.passes.rules.numbers import keeps_range
-from jaxpress.passes.rules.steps import keeps_sums, replay, step_nodes
+from jaxpress.passes.rules.fold_padded import FOLD_PADDED_NORM
+from jaxpress.passes.rules.numbers import keeps_digits, keeps_range, numbers_of
 from jaxpress.passes.rules.weights import (
     as_type,
-    bias_shape,
     operands_of,
-    rebind,
     spread_of,
     work_dtype,
 )
 from jaxpress.passes.view import View
 
 __all__ = [
-    "FOLD_PADDED_NORM",
     "FOLD_PRODUCT",
     "FOLD_SPLIT",
     "FOLD_SPLIT_RULES",
@@ -68,8 +61,8 @@ def _takes(
     found = foldable_maker(state, part, user, shifts)
     if found is None:
         return False
-    maker, _, axes = found
-    if not along <= set(axes):
+    maker, _, features = found
+    if not features.hold(along):
         return state.fail("it does not run along the features of every part", user)
     if not is_foldable(state, maker, known):
         return False
@@ -145,8 +138,9 @@ FOLD_SPLIT = Rule("fold_split", _NormOfParts(), _split_concatenation, numerics="
 class _AffineOfSum:
     """A batch norm, or something known, of sums of linear ops.
 
-    A shift goes to the first that can take it in, a scale to every one, so that all must. A norm
-    may be in the wider dtype of its statistics, and converted back at once.
+    A shift goes to the first that can take it in, a scale to every one, so that all must; but one
+    summand of a batch norm, such as a residual, may be scaled by itself, for less than to norm it.
+    A norm may be in the wider dtype of its statistics, and converted back at once.
     """
 
     names = frozenset({"batch_norm", "convert_element_type", "mul", "div"}) | _SUMS
@@ -183,7 +177,7 @@ class _AffineOfSum:
         if parts is None:
             return None
         leaves, inner = parts
-        shifts, first = node.op not in ("mul", "div"), None
+        shifts, first, left = node.op not in ("mul", "div"), None, 0
         for i, (leaf, user) in enumerate(leaves):
             if leaf.shape != x.shape:  # a shift may have to be larger than that
                 continue
@@ -193,16 +187,34 @@ class _AffineOfSum:
                 taken = _takes(state, leaf, user, along, known, scale, shifts=False)
             elif taken and shifts and first is None:
                 first = i
-            if not taken and node.op not in _SUMS:
+            left += not taken
+            if left > (node.op == "batch_norm") and node.op not in _SUMS:
                 return None
             if first is not None and node.op in _SUMS:
                 break
         if shifts and first is None:
             state.fail("no part of the sum can be shifted", node)
             return None
+        reason = self._loses(view, root, node, known) if left and shifts else None
+        if reason:
+            state.fail(reason, node)
+            return None
         values = {f"leaf{i}": v for i, (v, _) in enumerate(leaves)} | known
         info = {"shape": shape_of(view, x, [v for v, _ in leaves]), "first": first}
         return Match(view, root, values, {"affine": node}, (*outer, *inner), info)
+
+    def _loses(self, view: View, root: Node, node: Node, known: dict[str, Value]) -> str | None:
+        """Why a sum that is normed in parts would lose some of the result, if it would."""
+        if node.op in _SUMS:
+            return None
+        if root is not node:
+            return "a part would be scaled in the narrower type"
+        norm = {k.removeprefix("norm_"): v for k, v in known.items()}
+        root, scale = norm_scale(view, node, norm)
+        mean = numbers_of(view, norm["mean"])
+        shift = None if root is None or mean is None else mean * root
+        dtype = node.output.dtype
+        return keeps_digits(dtype, shift) or keeps_range(view, dtype, scale)
 
     def _is_sum(self, view: View, value: Value) -> bool:
         maker = view.producer(value)
@@ -330,6 +342,7 @@ def _split_sum(other: Any = None, *, match: Match, **operands: Any) -> Any:
 
 
 # batch_norm(conv(x) + conv(y), mean, var, g, h) -> batch_norm(conv(x)) + conv(y) * s
+# batch_norm(conv(x) + y, mean, var, g, h) -> batch_norm(conv(x)) + y * s
 # (conv(x) + conv(y)) * s -> conv(x) * s + conv(y) * s;  (conv(x) + y) + t -> (conv(x) + t) + y
 FOLD_SUM = Rule("fold_sum", _AffineOfSum(), _split_sum, numerics="reassociates")
 
@@ -372,53 +385,5 @@ def _scale_factor(linear: Any, data: Any, other: Any, *, match: Match) -> Any:
 # conv(x, w) * y * s -> conv(x, w) * s * y
 FOLD_PRODUCT = Rule("fold_product", _ScaleOfProduct(), _scale_factor, numerics="reassociates")
 
-
-class _NormAfterPadding:
-    """``batch_norm(pad(linear))``: the padded zeros are scaled and shifted like all else."""
-
-    names = frozenset({"batch_norm"})
-    size = 3
-
-    def find(self, state: State, node: Node) -> Match | None:
-        view = state.view
-        norm = norm_of(state, node)
-        found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=False)
-        if norm is None or found is None:
-            return None
-        maker, steps, axes = found
-        if all(map(keeps_sums, steps)):
-            state.fail("it folds as a whole", node)
-            return None
-        if (node.params["axis"] % node.output.ndim,) != axes:
-            state.fail(f"it norms axis {node.params['axis']}, not the features", node)
-            return None
-        if norm["x"].dtype != node.output.dtype:
-            state.fail(f"it makes {node.output.dtype} of {norm['x'].dtype}", node)
-            return None
-        statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
-        if not is_foldable(state, maker, statistics):
-            return None
-        reason = keeps_range(view, operands_of(view, maker)["w"], norm_scale(view, node, norm)[1])
-        if reason:
-            state.fail(reason, node)
-            return None
-        values = {**operands_of(view, maker), **statistics}
-        nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        return Match(view, node, values, nodes, (*steps, maker), {"axes": axes}, like=maker)
-
-
-def _scale_through_padding(*, match: Match, **operands: Any) -> Any:
-    linear = match.nodes["linear"]
-    dtype, out = work_dtype(linear), match.root.output
-    scale, shift = batch_norm_terms(match, operands, None, dtype)
-    scale = lax.reshape(scale, bias_shape(linear))
-    y = replay(match.nodes, rebind(linear, scaled(linear, operands, scale)))
-    return lax.add(y, lax.broadcast_in_dim(as_type(shift, out.dtype), y.shape, match.info["axes"]))
-
-
-# batch_norm(pad(conv(x, w, b)), mean, var, g, h) -> pad(conv(x, w * s, b * s)) + (h - mean * s)
-FOLD_PADDED_NORM = Rule(
-    "fold_padded_norm", _NormAfterPadding(), _scale_through_padding, numerics="reassociates"
-)
 
 FOLD_SPLIT_RULES = RuleSet((FOLD_SPLIT, FOLD_SUM, FOLD_PRODUCT, FOLD_PADDED_NORM))

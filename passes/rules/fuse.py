@@ -16,12 +16,10 @@ from jaxpress import nnops
 from jaxpress.capture import Literal, Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.steps import MOVES, axes_after, linear_maker, replay, step_nodes
+from jaxpress.passes.rules.factors import features_of
+from jaxpress.passes.rules.steps import MOVES, REPEAT, linear_maker, replay, step_nodes
 from jaxpress.passes.rules.weights import (
     FUSED_OPS,
-    along,
-    bias_axes,
-    bias_shape,
     operands_of,
     rebind,
     spread_of,
@@ -70,12 +68,12 @@ def _match(view: View, node: Node, maker: Node, steps: Steps, info: Any = None, 
 
 
 def _bias_of(view: View, maker: Node, steps: Steps, other: Value, ndim: int) -> Any:
-    """``(base, the axes that it runs along, the axes of the features)``, or ``None``."""
-    axes = axes_after(view, steps, bias_axes(maker))
-    if axes is None or other.ndim not in (0, ndim):
+    """``(base, the axes that it runs along, where the features are)``, or ``None``."""
+    if other.ndim not in (0, ndim):
         return None
+    features = features_of(view, maker, steps)
     base, varies = spread_of(view, other)
-    return (base, varies, axes) if set(varies) <= set(axes) else None
+    return (base, varies, features) if features.hold(varies) else None
 
 
 class _BiasPattern(_AddPattern):
@@ -95,21 +93,19 @@ class _BiasPattern(_AddPattern):
         if "b" in present or ("residual" in present) != self.after_residual:
             state.fail(lambda: f"{maker.op} has operands {sorted(present)}", maker)
             return None
-        base, varies, axes = found
+        base, varies, features = found
         # At batch size 1 what other layers compute may have no other axes either.
         as_many = math.prod(base.shape) == math.prod(value.shape)
         if as_many and not is_parameter_like(state.view, base):
             state.fail(lambda: f"{other!r} is computed from data, and no bias", node)
             return None
-        info = {"varies": varies, "axes": axes}
+        info = {"varies": varies, "features": features}
         return _match(state.view, node, maker, steps, info, vector=base)
 
 
 def _add_bias(vector: Any, *, match: Match, **operands: Any) -> Any:
-    linear, axes = match.nodes["linear"], match.info["axes"]
-    shape = [match.root.output.shape[a] for a in axes]
-    bias = along(vector, match.info["varies"], axes, shape, linear.output.dtype)
-    operands["b"] = lax.reshape(bias, bias_shape(linear))
+    linear, features = match.nodes["linear"], match.info["features"]
+    operands["b"] = features.vector(vector, match.info["varies"], linear.output.dtype)
     return replay(match.nodes, rebind(linear, operands))
 
 
@@ -180,7 +176,7 @@ class _ActivationPattern:
         inputs = view.inputs(node)
         if len(inputs) != 1:
             return None
-        found = linear_maker(state, inputs[0], node, MOVES, FUSED_OPS)
+        found = linear_maker(state, inputs[0], node, MOVES | REPEAT, FUSED_OPS)
         if found is None:
             return None
         if inputs[0].dtype != node.output.dtype:

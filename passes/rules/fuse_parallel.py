@@ -7,6 +7,7 @@ data they would be joined at every call, which costs more than is won.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from jaxpress.nnops.einsum_equation import parse_equation
 from jaxpress.passes.engine import map_bodies
 from jaxpress.passes.known import mark_known
 from jaxpress.passes.record import Rewrite
+from jaxpress.passes.rules.cleanup_moves import is_plain, slice_bounds
 from jaxpress.passes.rules.weights import bias_shape, operands_of, rebind
 
 __all__ = [
@@ -52,9 +54,10 @@ def fuse_parallel(
     They must agree in all but their features: the equation of ``einsum_dense`` and all axes of the
     weights but one; strides, padding, dilation, layout, window and activation of ``conv``, whose
     results are too large to go through once more. Other activations that differ follow the cut;
-    where some have no bias, it is zero. Two of which one gates the other end in ``glu``. Ops with
-    a residual, grouped and transposed convolutions, and those mapped over several weights stay as
-    they are.
+    where some have no bias, it is zero. Two of which one gates the other end in ``glu``. Those
+    whose residuals are neighbouring slices of one array, as gates of a recurrent convolution have
+    them, are joined too, whatever their activations. Ops with other residuals, grouped and
+    transposed convolutions, and those mapped over several weights stay as they are.
 
     Args:
       graph: the graph; closed-over constants and ``weight_inputs`` are what is known.
@@ -93,7 +96,14 @@ def _fuse(graph: Graph, record: list[Rewrite], max_rows: int) -> Graph:
             continue
         editor = Editor(graph) if editor is None else editor
         for group, label in _groups(editor, nodes, max_rows):
-            _join(editor, group, label, record)
+            _join(editor, sorted(group, key=editor.order.__getitem__), label, record)
+    # What the others have become is what they add.
+    for nodes in by_input.values():
+        adding = [n for n in nodes if "residual" in n.params["operands"]]
+        if len(adding) > 1:
+            editor = Editor(graph) if editor is None else editor
+            for group, label in _adding_groups(editor, adding, max_rows):
+                _join(editor, group, label, record)
     return editor.finish() if editor is not None and len(record) > count else graph
 
 
@@ -123,11 +133,56 @@ def _groups(editor: Editor, nodes: list[Node], max_rows: int) -> Iterable[tuple[
                     rest = [node for node in rest if node not in group]
 
 
-def _is_joinable(editor: Editor, node: Node, max_rows: int) -> bool:
+def _adding_groups(
+    editor: Editor, nodes: list[Node], max_rows: int
+) -> Iterable[tuple[list[Node], str]]:
+    """Those whose residuals lie side by side in one array, in that order, and the label."""
+    fitting: dict[Any, list[tuple[int, int, Node]]] = {}
+    for node in nodes:
+        label = feature_labels(node)[:1]
+        if not label or not _is_joinable(editor, node, max_rows, adds=True):
+            continue
+        piece = _slice_along(editor, operands_of(editor, node)["residual"], node, label)
+        if piece is None:
+            continue
+        source, start, stop = piece
+        apart = ("activation", "operands")
+        shape = list(editor.inputs(node)[1].shape)
+        del shape[weight_axis(node, label)]
+        params = tuple(sorted((k, v) for k, v in node.params.items() if k not in apart))
+        kind = (source, label, params, tuple(shape), node.output.dtype, node.ctx)
+        fitting.setdefault(kind, []).append((start, stop, node))
+    for (_, label, *_), found in fitting.items():
+        found.sort(key=lambda piece: piece[0])
+        beside = all(a[1] == b[0] for a, b in itertools.pairwise(found))
+        if len(found) > 1 and beside:
+            yield [node for _, _, node in found], label
+
+
+def _slice_along(
+    editor: Editor, value: Value, node: Node, label: str
+) -> tuple[Value, int, int] | None:
+    """What ``value`` is a slice of, along the features alone, from where and to where."""
+    maker, axis = editor.producer(value), result_axis(node, label)
+    if maker is None or maker.op != "slice":
+        return None
+    source = editor.inputs(maker)[0]
+    if not is_plain(source, value):
+        return None
+    bounds = slice_bounds(maker, source)
+    whole = [(0, n, 1) for n in source.shape]
+    start, stop, stride = bounds[axis]
+    alike = bounds[:axis] + bounds[axis + 1 :] == whole[:axis] + whole[axis + 1 :]
+    return (source, start, stop) if stride == 1 and alike else None
+
+
+def _is_joinable(editor: Editor, node: Node, max_rows: int, adds: bool = False) -> bool:
     operands = operands_of(editor, node)
-    if node.params.get("mapped") or "residual" in operands:
+    if node.params.get("mapped") or ("residual" in operands) != adds:
         return False
-    if not all(editor.is_known(v) for name, v in operands.items() if name != "x"):
+    if not all(editor.is_known(v) for k, v in operands.items() if k not in ("x", "residual")):
+        return False
+    if list(operands.values()).count(operands["x"]) != 1:
         return False
     if editor.is_known(operands["x"]) or not jnp.issubdtype(node.output.dtype, jnp.floating):
         return False
@@ -189,12 +244,13 @@ def joined_weights(
 
 
 def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) -> None:
-    group = sorted(group, key=editor.order.__getitem__)
-    first = group[0]
+    first = min(group, key=editor.order.__getitem__)
     operands = [operands_of(editor, node) for node in group]
     weights: list[Value] = [given["w"] for given in operands]
     biases: list[Value] = [given["b"] for given in operands if "b" in given]
-    moving = makers_after(editor, (*weights, *biases), first, group)
+    slices = [editor.producer(given["residual"]) for given in operands if "residual" in given]
+    added = tuple(editor.inputs(node)[0] for node in slices[:1] if node is not None)
+    moving = makers_after(editor, (*weights, *biases, *added), first, group)
     if moving is None:
         return
     move_before(editor, moving, first)
@@ -204,11 +260,19 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
     at_weight, at_result = weight_axis(first, label), result_axis(first, label)
     shapes = tuple(bias_shape(node) for node in group)
     gating = _gating(editor, group, at_result)
+    start_at = 0
+    if added and slices[0] is not None:
+        start_at = slice_bounds(slices[0], added[0])[at_result][0]
 
     def joined(x: Any, *arrays: Any) -> Any:
         rest = iter(arrays[len(group) :])
         shifts = [next(rest) if given else None for given in has_bias]
         wider = joined_weights(first, label, arrays[: len(group)], shifts, shapes)
+        if added:
+            r, n = arrays[-1], wider["w"].shape[at_weight]
+            whole = r.shape[at_result] == n
+            cut = r if whole else lax.slice_in_dim(r, start_at, start_at + n, axis=at_result)
+            wider["residual"] = cut
         y = rebind(first, {"x": x, **wider}, activation=shared)
         if gating is not None:
             return (nnops.glu(y, axis=at_result - y.ndim),)
@@ -221,12 +285,13 @@ def _join(editor: Editor, group: list[Node], label: str, record: list[Rewrite]) 
         return tuple(parts)
 
     params = tuple(sorted((k, v) for k, v in first.params.items() if k != "operands"))
-    key = (fuse_parallel, first.op, params, has_bias, activations, label, shapes, gating is None)
+    how = (label, shapes, gating is None, bool(added), start_at)
+    key = (fuse_parallel, first.op, params, has_bias, activations, how)
     x = operands[0]["x"]
     ends = group if gating is None else [gating]
     origin = tuple(dict.fromkeys((*group, *ends)))
     outs, nodes = editor.emit_nodes(
-        joined, (x, *weights, *biases), before=first, like=first, key=key, origin=origin
+        joined, (x, *weights, *biases, *added), before=first, like=first, key=key, origin=origin
     )
     for node, out in zip(ends, outs, strict=True):
         editor.substitute(node, [out])

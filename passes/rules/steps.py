@@ -1,15 +1,15 @@
 """What may stand between a linear op and what is folded or fused into it.
 
-A step only moves elements (reshape, transpose), or treats all of them alike (pad, average pooling),
-so a scale along the features can be applied before it as well as after. An extreme of a window is
-such a step for scales above zero, and for shifts: what is padded around it is infinite.
+A step only moves elements (reshape, transpose) or repeats them, or treats all of them alike (pad,
+average pooling), so a scale along the features can be applied before it as well as after. An
+extreme of a window is such a step for scales above zero, and for shifts: what is padded around it
+is infinite.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +23,11 @@ __all__ = [
     "EXTREMES",
     "MOVES",
     "PAD",
+    "REPEAT",
     "SLICE",
-    "Origin",
-    "axes_after",
-    "axes_before",
     "keeps_sums",
+    "kept_by_pooling",
+    "leaves_axis",
     "linear_maker",
     "replay",
     "step_nodes",
@@ -35,26 +35,13 @@ __all__ = [
 ]
 
 MOVES = frozenset({"reshape", "squeeze", "expand_dims", "transpose", "copy"})
+REPEAT = frozenset({"broadcast_in_dim"})
 AVERAGE = frozenset({"avg_pool", "global_avg_pool"})
 EXTREMES = frozenset({"max_pool", "min_pool", "global_max_pool"})
 PAD = frozenset({"pad"})
 SLICE = frozenset({"slice"})
 
 MAX_STEPS = 4
-
-
-class Origin(NamedTuple):
-    """Where axes come from.
-
-    Attributes:
-      axes: the axes of what enters the first step.
-      sizes: how long these are where the last step is done, which padding and pooling change.
-      changed: the axes along which a step pads or takes means.
-    """
-
-    axes: tuple[int, ...]
-    sizes: tuple[Any, ...]
-    changed: frozenset[int]
 
 
 def linear_maker(
@@ -168,109 +155,22 @@ def keeps_sums(node: Node) -> bool:
     return True
 
 
-def axes_after(view: View, steps: Iterable[Node], axes: Sequence[int]) -> tuple[int, ...] | None:
-    """Where axes come out of steps, given in the order in which these run; ``None`` if nowhere.
-
-    Axes that a reshape splits or merges come out as others that have the same elements, in order.
-    """
-    for node in steps:
-        shape, out = view.inputs(node)[0].shape, node.output.shape
-        if node.op == "transpose":
-            order = [int(p) for p in node.params["permutation"]]
-            axes = [order.index(a) for a in axes]
-        elif node.op in MOVES:
-            found = _through_reshape(shape, out, axes)
-            if found is None:
-                return None
-            axes = found
-        elif not _leaves(node, axes):
-            return None
-        elif len(out) < len(shape):
-            axes = [_kept(node, shape).index(a) for a in axes]
-    return tuple(axes)
-
-
-def _kept(node: Node, shape: Sequence[Any]) -> list[int]:
+def kept_by_pooling(node: Node) -> list[int]:
     """The axes that global pooling leaves, where it does not keep the others as ones."""
-    gone = {a % len(shape) for a in node.params["axis"]}
-    return [a for a in range(len(shape)) if a not in gone]
+    ndim = node.inputs[0].ndim
+    gone = {a % ndim for a in node.params["axis"]}
+    return [a for a in range(ndim) if a not in gone]
 
 
-def axes_before(
-    view: View, steps: Iterable[Node], axes: Sequence[int], sizes: Sequence[Any]
-) -> Origin | None:
-    """Where axes come from, for steps in reverse order; ``None`` if from nowhere in particular.
-
-    Axes that a reshape has merged come from several, whose elements they have in this order.
-
-    Args:
-      view: the graph.
-      steps: the steps, last first.
-      axes: axes of what the last one makes.
-      sizes: how long they are.
-    """
-    places = list(axes)
-    lengths = dict(zip(axes, sizes, strict=True))
-    changed: list[int] = []
-    for node in steps:
-        shape, out = view.inputs(node)[0].shape, node.output.shape
-        if node.op == "transpose":
-            order = [int(p) for p in node.params["permutation"]]
-            places, changed = [order[a] for a in places], [order[a] for a in changed]
-            lengths = {order[a]: n for a, n in lengths.items()}
-        elif node.op in MOVES:
-            if any(lengths[a] != out[a] for a in places):
-                return None  # how the sizes before this reshape come out is not followed
-            found = [_through_reshape(out, shape, group) for group in (places, changed)]
-            if found[0] is None or found[1] is None:
-                return None
-            places, changed = found[0], found[1]
-            lengths = {a: shape[a] for a in places}
-        else:
-            if len(out) < len(shape):
-                kept = _kept(node, shape)
-                places, changed = [kept[a] for a in places], [kept[a] for a in changed]
-                lengths = {kept[a]: n for a, n in lengths.items()}
-            changed += [a for a in range(len(shape)) if not _leaves(node, (a,))]
-    return Origin(tuple(places), tuple(lengths[a] for a in places), frozenset(changed))
-
-
-def _leaves(node: Node, axes: Iterable[int]) -> bool:
-    """Whether a pad, slice or pooling step does nothing along ``axes``."""
-    if node.op == "pad":
-        return all(tuple(node.params["padding_config"][a]) == (0, 0, 0) for a in axes)
-    if node.op == "slice":
-        shape, out, strides = node.inputs[0].shape, node.output.shape, node.params["strides"]
-        return all(shape[a] == out[a] and (strides is None or strides[a] == 1) for a in axes)
+def leaves_axis(node: Node, axis: int) -> bool:
+    """Whether a pad, slice or pooling step does nothing along ``axis``."""
     params = node.params
+    if node.op == "pad":
+        return tuple(params["padding_config"][axis]) == (0, 0, 0)
+    if node.op == "slice":
+        shape, out, strides = node.inputs[0].shape, node.output.shape, params["strides"]
+        return shape[axis] == out[axis] and (strides is None or strides[axis] == 1)
     if node.op in ("global_avg_pool", "global_max_pool"):
-        ndim = node.inputs[0].ndim
-        return not {a % ndim for a in params["axis"]} & set(axes)
-    return all(
-        params["window_shape"][a] == 1
-        and params["strides"][a] == 1
-        and tuple(params["padding"][a]) == (0, 0)
-        for a in axes
-    )
-
-
-def _through_reshape(
-    shape: Sequence[Any], out: Sequence[Any], axes: Sequence[int]
-) -> list[int] | None:
-    """The axes of a reshape's result that have, in order, the elements of ``axes`` before it."""
-    each = [_range_of(out, math.prod(shape[:a]), shape[a]) for a in axes]
-    if all(found is not None for found in each):
-        return [a for found in each for a in found or ()]
-    if list(axes) != list(range(axes[0], axes[-1] + 1)):
-        return None
-    return _range_of(out, math.prod(shape[: axes[0]]), math.prod(shape[a] for a in axes))
-
-
-def _range_of(shape: Sequence[Any], before: Any, size: Any) -> list[int] | None:
-    """The fewest neighbouring axes with ``size`` elements, and ``before`` in those to the left."""
-    for i in reversed(range(len(shape) + 1)):
-        if math.prod(shape[:i]) == before:
-            for j in range(i, len(shape) + 1):
-                if math.prod(shape[i:j]) == size:
-                    return list(range(i, j))
-    return None
+        return axis not in {a % node.inputs[0].ndim for a in params["axis"]}
+    alone = params["window_shape"][axis] == 1 and params["strides"][axis] == 1
+    return alone and tuple(params["padding"][axis]) == (0, 0)

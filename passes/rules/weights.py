@@ -33,6 +33,7 @@ __all__ = [
     "scale_inputs",
     "scale_outputs",
     "shift_through",
+    "spread_channels",
     "spread_of",
     "work_dtype",
 ]
@@ -120,6 +121,12 @@ def scale_inputs(node: Node, w: Any, scale: Any) -> Any:
     return _times(w, scale, [equation.w.index(c) for c in equation.x if c in equation.w])
 
 
+def spread_channels(node: Node, w: Any, vector: Any) -> Any:
+    """A convolution's ``w`` in the dtype of a vector along x's channels, times that."""
+    spread, axes = _by_group(node, w, vector)
+    return _times(as_type(w, vector.dtype), spread, axes)
+
+
 def shift_through(node: Node, w: Any, shift: Any) -> Any:
     """What the result gains where x is larger by ``shift``, along ``input_axes``: like a bias.
 
@@ -127,10 +134,9 @@ def shift_through(node: Node, w: Any, shift: Any) -> Any:
     """
     w = as_type(w, shift.dtype)
     if node.op == "conv":
-        spread, axes = _by_group(node, w, shift)
-        features = axes[0]
+        features = specs(node.params["dimension_numbers"]).rhs_spec[0]
         rest = [i for i in range(w.ndim) if i != features]
-        return jnp.sum(_times(w, spread, axes), axis=tuple(rest))
+        return jnp.sum(spread_channels(node, w, shift), axis=tuple(rest))
     equation = _equation(node)
     labels = [c for c in equation.x if c in equation.w]
     sums, batch = equation.contracted, equation.batch

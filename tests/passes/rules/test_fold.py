@@ -142,6 +142,35 @@ def test_steps_that_treat_all_elements_alike_may_stand_between() -> None:
     assert one.count() == {"dense": 1, "reshape": 1}
 
 
+def pixels(x, channels_last=True):
+    """Depth to space, in the order of TensorFlow or of torch."""
+    n, h, w, c = x.shape
+    split = (2, 2, c // 4) if channels_last else (c // 4, 2, 2)
+    order = (0, 1, 3, 2, 4, 5) if channels_last else (0, 1, 4, 2, 5, 3)
+    return x.reshape(n, h, w, *split).transpose(order).reshape(n, 2 * h, 2 * w, c // 4)
+
+
+REPEATED = {
+    "pixels": (pixels, 4 * C),
+    "pixels, channels slow": (lambda x: pixels(x, False), 4 * C),
+    "rows": (lambda x: jnp.repeat(x, 2, axis=1), C),
+    "both": (lambda x: jnp.repeat(jnp.repeat(x, 2, 1), 3, 2), C),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_through_what_makes_more_places(name) -> None:
+    between, features = REPEATED[name]
+    w, b = array(3, 3, C, features), array(features)
+
+    def fn(x):
+        y = between(nnops.conv(x, w, b))
+        return norm(y * VAR - BIAS)
+
+    new = assert_applies(FOLD_RULES, fn, X, times=3)
+    assert set(fold_constants(new).count()) <= {"conv", "reshape", "transpose", "broadcast_in_dim"}
+
+
 def test_means_over_counted_padding_take_a_scale_and_no_shift() -> None:
     def fn(op):
         return lambda x: op(nnops.avg_pool(nnops.conv(x, W), 3, padding="SAME"))
@@ -188,9 +217,11 @@ def test_declared_weights_are_folded_and_data_is_not() -> None:
         (FOLD_BATCH_NORM, lambda x: norm(nnops.max_pool(nnops.conv(x, W), 2)), "not made by"),
         (FOLD_BATCH_NORM, lambda x: norm(nnops.conv(x, x[:3, :3])), "not known"),
         (FOLD_BATCH_NORM, lambda x: norm(nnops.conv(x, W).reshape(2, -1, C * C)[..., :C]),
-         "an axis of their own"),
+         "not the features"),
         (FOLD_SCALE, lambda x: nnops.conv(x, W) * spread(SCALE, 1), "along the features"),
         (FOLD_SCALE, lambda x: nnops.conv(x, W) * array(C, C), "along the features"),
+        (FOLD_SCALE, lambda x: pixels(nnops.conv(x, W)) * array(8, 1), "along the features"),
+        (FOLD_SCALE, lambda x: jnp.repeat(nnops.conv(x, W), 2, 3) * array(8), "the features"),
         (FOLD_SCALE, lambda x: nnops.conv(x, W) * array(2, 1, 1, C), "along the features"),
         (FOLD_SCALE, lambda x: SCALE / nnops.conv(x, W), "not"),
         (FOLD_SCALE, lambda x: nnops.conv(x, W) * x.sum(), "not known"),
@@ -198,7 +229,7 @@ def test_declared_weights_are_folded_and_data_is_not() -> None:
         (FOLD_SCALE, lambda x: jnp.sum(nnops.conv(x, W), (1, 2)) * VAR, "not made by"),
         (FOLD_SHIFT, lambda x: nnops.relu(nnops.conv(x, W)) + BIAS, "not made by"),
         (FOLD_SHIFT, lambda x: nnops.conv(x[:1, :1, :1], W[:1, :1], padding="VALID") + X,
-         "features alone"),
+         "broadcasts"),
         (FOLD_SHIFT, lambda x: nnops.dense(x[0], array(C, 1)) + BIAS, "broadcasts"),
     ],
 )  # fmt: skip

@@ -106,7 +106,7 @@ def test_padding_takes_a_scale_and_no_shift(name) -> None:
     assert fold_constants(new).count() == {"sub": 1, "conv": 1, "broadcast_in_dim": 1} or (
         new.count()["sub"] == 1 and "div" not in fold_constants(new).count()
     )
-    for shifted in (lambda x: x + t, lambda x: t - x, lambda x: norm(x, axis)):
+    for shifted in (lambda x: x + t, lambda x: t - x):
         assert_refuses(
             FOLD_BEFORE, lambda x, f=shifted: nnops.conv(f(x), **PADDED[name]), X,
             because="padding is zero",
@@ -169,6 +169,33 @@ def test_steps_that_treat_all_elements_alike_may_stand_between() -> None:
 
     new = assert_applies(FOLD_BEFORE_RULES, padded, X, times=1)
     assert "mul" not in fold_constants(new).count()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_blocks_of_places_that_become_channels(slow) -> None:
+    """Space to depth: each channel is scaled in as many places of the weights."""
+
+    def fn(x):
+        y = norm(x).reshape(2, C // 2, 2, C // 2, 2, C)
+        y = y.transpose((0, 1, 3, 5, 2, 4) if slow else (0, 1, 3, 2, 4, 5))
+        return nnops.conv(y.reshape(2, C // 2, C // 2, 4 * C), array(1, 1, 4 * C, 3))
+
+    new = assert_applies(FOLD_BEFORE_RULES, fn, X, times=1)
+    assert fold_constants(new).count() == {"reshape": 2, "transpose": 1, "conv": 1}
+
+
+def test_repeated_places() -> None:
+    def fn(x):
+        y = jnp.repeat(jnp.repeat((x - MEAN) * VAR, 2, 1), 2, 2)
+        return nnops.conv(y, W, padding="VALID")
+
+    new = assert_applies(FOLD_BEFORE_RULES, fn, X, times=2)
+    assert not {"mul", "sub"} & set(fold_constants(new).count())
+    wide = array(2 * C, 3)
+    new = assert_applies(
+        FOLD_BEFORE_RULES, lambda x: nnops.dense(jnp.repeat(x - MEAN, 2, 3), wide), X, times=1
+    )
+    assert not {"mul", "sub"} & set(fold_constants(new).count())
 
 
 @pytest.mark.parametrize(

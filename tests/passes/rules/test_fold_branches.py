@@ -80,9 +80,37 @@ def test_a_convolution_and_a_norm(name) -> None:
     one_op(NORMS[name], X, "conv")
 
 
+S, T = B.reshape(C, 1, 1), positive(C)
+PRODUCTS = {
+    "channels": lambda x: conv(x, W3, A) + x * B,
+    "a number": lambda x: 0.5 * x - conv(x, W3),
+    "divided": lambda x: conv(x, W1) - x / T,
+    "grouped": lambda x: x * B[:, None][:, 0] + conv(x, W3[:, :, :2], groups=2),
+    "depthwise": lambda x: conv(x, W3[:, :, :1], B, groups=C) + B * x,
+    "channels first": lambda x: conv(x, array(C, C, 3, 3), dimension_numbers=CHW) + x * S,
+    "scaled by zero": lambda x: conv(x, W3) + x * B.at[1].set(0),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_convolution_and_a_scaled_residual(name) -> None:
+    one_op(PRODUCTS[name], X, "conv")
+
+
+def test_a_scaled_residual_through_the_whole_pipeline() -> None:
+    def fn(x):
+        y = nnops.relu(conv(x, W3, A) + x * B)
+        return jax.nn.silu(norm(conv(y, W1) + y / T))
+
+    assert_optimizes(passes.default, fn, X, ops={"conv": 2})
+    # As it is, the residual is no part of the weights.
+    assert_optimizes(passes.default, lambda x: nnops.relu(conv(x, W3) + x), X, ops={"conv": 1})
+
+
 def test_dense_ops() -> None:
     one_op(lambda x: nnops.dense(x, M, A) + nnops.dense(x, N), D, "dense")
     one_op(lambda x: nnops.dense(x, M, A) + norm(x), D, "dense")
+    one_op(lambda x: x * B - nnops.dense(x, M, A), D, "dense")
     heads = array(C, 2, 3), array(C, 2, 3, seed=1)
     equation = "...a,abc->...bc"
 
@@ -147,7 +175,7 @@ def test_what_else_is_summed_stays() -> None:
     [
         (lambda x: conv(x, W3) + conv(x[::-1], W1), "different values"),
         (lambda x: conv(x, W3) + nnops.relu(conv(x, W1)), "is not made by"),
-        (lambda x: (lambda y: conv(x, W3) + y * jnp.sin(y))(conv(x, W1)), "is not made by"),
+        (lambda x: (lambda y: conv(x, W3) + y * jnp.sin(y))(conv(x, W1)), "something known"),
         (lambda x: (lambda y: (conv(x, W3) + y, y))(conv(x, W1)), "elsewhere"),
         (lambda x: conv(x, W3) + conv(x, x[:1, :1].mean((0, 1))[None, None] * W1), "not known"),
         (lambda x: conv(x, W3) + nnops.conv(x, W1, None, x), "residual"),
@@ -158,6 +186,17 @@ def test_what_else_is_summed_stays() -> None:
         (lambda x: conv(x, W3, dilation=2) + conv(x, W3), "the taps"),
         (lambda x: conv(x, array(2, 2, C, C), dilation=2, padding=1) + norm(x), "the taps"),
         (lambda x: conv(x, W3) + norm(x, 1), "along another"),
+        (lambda x: conv(x, W3) + x * S, "along another"),
+        (lambda x: conv(x, W3) + x * array(C, C), "along another"),
+        (lambda x: conv(x, W3) + x * x[0, 0, 0], "with something known"),
+        (lambda x: conv(x, W3) + B / x, "with something known"),
+        (lambda x: conv(x, W3) + x, "is not made by"),
+        (lambda x: conv(x, W3) + x[::-1] * B, "different values"),
+        (lambda x: (lambda y: conv(x, W3) + y * jnp.sin(y))(x * B), "with something"),
+        (lambda x: (lambda y: (conv(x, W3) + y, y))(x * B), "elsewhere"),
+        (lambda x: conv(x, array(2, 2, C, C), dilation=2, padding=1) + x * B, "the taps"),
+        (lambda x: conv(x, W3, strides=2, padding=((2, 3), (2, 3))) + x * B, "each place once"),
+        (lambda x: conv(x, W3) + x * (B / 0), "not finite"),
         (lambda x: conv(x, W3) + nnops.batch_norm(x, x[0, 0, 0], *STATS[1:]), "depend on the data"),
         (lambda x: conv(x, W3, precision="highest") + conv(x, W1), "other parameters"),
         (lambda x: conv(x, W3) + nnops.batch_norm(x, 1e9 * STATS[0], *STATS[1:]), "lose digits"),

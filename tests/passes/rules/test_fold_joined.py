@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from helpers import array, assert_applies, assert_refuses
+from helpers import array, assert_applies, assert_optimizes, assert_refuses
 from jaxpress import nnops
 from jaxpress.capture import trace
 from jaxpress.passes import inference
@@ -48,9 +48,43 @@ def test_it_is_one_op(fn, x, last) -> None:
     assert new.producer(new.outputs[0]).op in (LINEAR if last is None else (last,))
 
 
+def heads(x):
+    return [nnops.einsum_dense(x, w, equation="ab,bcd->acd") for w in (P, Q)]
+
+
+@pytest.mark.parametrize(
+    ("fn", "x", "turned"),
+    [
+        (lambda x: jnp.stack([nnops.dense(x, W), nnops.dense(x, -W, B)], 1), X, False),
+        (lambda x: jnp.stack([nnops.dense(x, W), nnops.dense(x, -W, B)]), X, True),
+        (lambda x: jnp.stack([nnops.relu(nnops.dense(x, w)) for w in (W, -W, W)], -1), X, True),
+        (lambda x: jnp.stack([nnops.conv(x, K), nnops.conv(x, -K)], 3), IMAGE, False),
+        (lambda x: jnp.stack(heads(x), 1), X, False),
+        (lambda x: jnp.stack(heads(x), 2), X, False),
+        (lambda x: jnp.stack(heads(x), 3), X, True),
+    ],
+)
+def test_a_stack_is_one_op(fn, x, turned) -> None:
+    new = assert_applies(FOLD_JOINED, fn, x, times=1)
+    assert sum(new.count()[op] for op in LINEAR) == 1
+    assert bool(new.find("transpose")) == turned
+
+
+def test_what_follows_a_stack_moves_into_it() -> None:
+    def fn(x):
+        y = jnp.stack([x @ W + B, x @ -W], 1)
+        return jnp.maximum(y * B - 1.0, 0)
+
+    new = assert_optimizes(inference, fn, X, ops={"dense": 1, "reshape": 1}, gradients=False)
+    assert str(new.find("dense")[0].params["activation"]) == "relu"
+
+
 @pytest.mark.parametrize(
     ("fn", "because"),
     [
+        (lambda x: jnp.stack([nnops.dense(x, W), nnops.dense(x[::-1], W)]), "no neighbours"),
+        (lambda x: jnp.stack([nnops.dense(x, W), nnops.dense(x, W), x[:, :1] * B]), "not made by"),
+        (lambda x: jnp.stack([x, nnops.dense(x, W[:, :4])]), "by linear ops"),
         (lambda x: joined(nnops.dense(x, V), nnops.dense(x, V), axis=0), "no axis of its features"),
         (lambda x: joined(nnops.dense(x, V), nnops.dense(jnp.sin(x), W)), "no neighbours"),
         (lambda x: joined(nnops.dense(x, V), x, nnops.dense(x, W)), "not made by"),

@@ -1,4 +1,4 @@
-"""A number added to one part of a linear op's features goes into that part of its bias."""
+"""What scales or shifts one part of a linear op's features goes into that part of its weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from helpers import array, assert_applies, assert_optimizes, assert_refuses, conv
+from helpers import array, assert_applies, assert_optimizes, assert_refuses, conv, positive
 from jaxpress import nnops
-from jaxpress.passes import default
+from jaxpress.passes import default, fold_constants
 from jaxpress.passes.rules.fold_part import FOLD_PART
 
 X, W, B = array(3, 4), array(4, 9), array(9, seed=1)
@@ -36,7 +36,38 @@ def one(x):
 def test_one_part(fn, bias) -> None:
     new = assert_applies(FOLD_PART, lambda x: fn(*parts(x, bias)), X, times=1)
     for node in new.find("add") + new.find("sub"):
-        assert node.output.shape == (9,)  # only the bias is added to
+        assert node.output.ndim == 1  # only the bias is added to
+
+
+S4, S3 = positive(4), array(3, seed=4)
+NORM = (array(4, seed=1), positive(4), array(4, seed=2), array(4, seed=3))
+
+
+@pytest.mark.parametrize("bias", [None, B])
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda a, b, c: (a * 0.5, b, c),
+        lambda a, b, c: (a, S4 * b, c),
+        lambda a, b, c: (a, b, c / S3),
+        lambda a, b, c: (a, b, c - S3),
+        lambda a, b, c: (a, b.reshape(3, 2, 2) * S4.reshape(2, 2), c),
+        lambda a, b, c: (a, b.reshape(3, 2, 2).swapaxes(1, 2) * S4[:2, None], c),
+        lambda a, b, c: (a, nnops.batch_norm(b, *NORM), c),
+        lambda a, b, c: (a, nnops.batch_norm(b.T, *NORM[:2], axis=0), c),
+    ],
+)
+def test_a_scale_or_a_norm_of_one_part(fn, bias) -> None:
+    new = assert_applies(FOLD_PART, lambda x: fn(*parts(x, bias)), X, times=1)
+    assert set(fold_constants(new).count()) <= {"dense", "split", "reshape", "transpose"}
+
+
+def test_halves_of_a_convolution_that_are_normed() -> None:
+    def fn(x):
+        a, b = jnp.split(conv(x, array(3, 3, 3, 8), padding="SAME"), 2, axis=-1)
+        return nnops.relu(nnops.batch_norm(a, *NORM)), nnops.batch_norm(b, *NORM)
+
+    assert_optimizes(default, fn, IMAGE, ops={"conv": 1, "split": 1, "relu": 1})
 
 
 def test_every_part() -> None:
@@ -73,6 +104,13 @@ def test_a_convolution_is_split_along_its_features() -> None:
         lambda x: 1.0 - parts(x)[0],
         lambda x: parts(x)[0] + jnp.inf,
         lambda x: parts(x)[0] + x[:, :2],
+        lambda x: parts(x)[1] * array(3, 1),
+        lambda x: parts(x)[1] * array(3, 4),
+        lambda x: parts(x)[1] * jnp.inf,
+        lambda x: parts(x)[1] / jnp.zeros(4),
+        lambda x: S4 / parts(x)[1],
+        lambda x: nnops.batch_norm(parts(x)[1], *NORM[:1], x[0]),
+        lambda x: nnops.batch_norm(parts(x)[2], *(v[:3] for v in NORM), axis=0),
         lambda x: lax.split(nnops.dense(x, W, B), (1, 2), axis=0)[0] + 1.0,  # no features
         lambda x: lax.split(nnops.dense(x, W, activation="relu"), (2, 7), axis=1)[0] + 1.0,
         lambda x: lax.split(nnops.dense(x, W, B, x @ W), (2, 7), axis=1)[0] + 1.0,

@@ -7,9 +7,11 @@ import pytest
 from jax import lax
 
 import jaxpress as jp
-from helpers import array, assert_optimizes, assert_refuses, conv, positive
+from helpers import array, assert_applies, assert_optimizes, assert_refuses, conv, positive
 from jaxpress import nnops, passes
 from jaxpress.capture import trace
+from jaxpress.passes import fold_constants
+from jaxpress.passes.rules.fold import FOLD_RULES
 from jaxpress.passes.rules.fold_split import (
     FOLD_PRODUCT,
     FOLD_SPLIT,
@@ -21,6 +23,7 @@ from jaxpress.passes.rules.fold_split import (
 C = 4
 X, W, V = array(C, C, C, C), array(3, 3, C, C), array(1, 1, C, C)
 STATS = array(C, seed=1), positive(C), array(C, seed=2), array(C, seed=3)
+FAR = jnp.full(C, 1e4)
 TWICE = array(2 * C, seed=1), positive(2 * C), array(2 * C, seed=2), array(2 * C, seed=3)
 
 
@@ -193,10 +196,30 @@ def test_what_changes_the_features_stays(between) -> None:
     assert_refuses(FOLD_SPLIT_RULES, lambda x: norm(between(nnops.conv(x, W))), X)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_norm_of_a_sum_with_data(sign) -> None:
+    """As residual networks have it that norm after they add."""
+
+    def fn(x):
+        y, r = nnops.conv(nnops.relu(x), W, STATS[0]), jnp.sin(x)
+        return norm(y + r if sign > 0 else r - y)
+
+    new = assert_applies(FOLD_RULES + FOLD_SPLIT_RULES, fn, X)
+    left = fold_constants(new).count()
+    assert not left["batch_norm"] and left["mul"] == 1
+
+    def skip(x):
+        return nnops.relu(norm(nnops.conv(x, W) + x))
+
+    assert_optimizes(passes.default, skip, X, ops={"conv": 1})
+
+
 @pytest.mark.parametrize(
     "fn",
     [
-        lambda y, z: norm(y + nnops.relu(z)),
+        lambda y, z: norm(nnops.sigmoid(y) + nnops.relu(z)),
+        lambda y, z: norm(y + nnops.relu(z) - nnops.sigmoid(z)),
+        lambda y, z: nnops.batch_norm(y + jnp.sin(z), FAR, STATS[1]),  # it would lose digits
         lambda y, z: (y + nnops.relu(z)) * STATS[1],
         lambda y, z: (nnops.relu(y) + nnops.relu(z)) + STATS[1],
         lambda y, z: (lambda s: (s + STATS[1], s))(y + z),
@@ -222,7 +245,7 @@ def test_sums_that_only_look_foldable_stay(fn) -> None:
             "comes twice, or there",
         ),
         (lambda y, z: norm(y + y), "twice"),
-        (lambda y, z: norm(y + z) + z, "elsewhere"),
+        (lambda y, z: norm(y + z) + z - y, "elsewhere"),
         (lambda y, z: (lambda s: norm(s) + s)(y + z), "elsewhere"),
         (lambda y, z: nnops.batch_norm(y + z, *STATS, axis=1), "features"),
         (lambda y, z: norm(y + z[:1]), "broadcasts"),

@@ -162,6 +162,18 @@ def test_steps_that_move_elements_come_after() -> None:
     fused(new, "einsum_dense", ("x", "w", "b"))
 
 
+def test_an_activation_comes_before_what_repeats() -> None:
+    def fn(x):
+        y = nnops.conv(x, W) + B
+        return nnops.relu(jnp.repeat(jnp.repeat(y, 2, 1), 2, 2))
+
+    new = assert_applies(FUSE_RULES, fn, X, times=2)
+    fused(new, "conv", ("x", "w", "b"), "relu")
+    assert_refuses(
+        FUSE_ACTIVATION, lambda x: nnops.relu(nnops.dense(x, M)[:, None] * x[:, :1, None]), D
+    )
+
+
 def test_a_fused_op_is_where_the_op_is_that_takes_the_others_in() -> None:
     def fn(x):
         with jax.named_scope("layer"):

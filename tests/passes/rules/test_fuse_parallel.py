@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxpress as jp
-from helpers import array, assert_close, conv
+from helpers import array, assert_close, assert_optimizes, conv
 from jaxpress import nnops, passes
 from jaxpress.capture import trace
 from jaxpress.passes.rules.fuse_parallel import fuse_parallel
@@ -318,3 +318,68 @@ def test_convolutions_of_a_whole_pipeline() -> None:
     new = passes.default(trace(fn)(IMAGE))
     assert new.count()["conv"] == 1
     np.testing.assert_allclose(jax.jit(new)(IMAGE), fn(IMAGE), rtol=1e-5, atol=1e-5)
+
+
+def test_ops_that_add_slices_of_one_array() -> None:
+    """Gates, of which each adds its own part of what another product makes."""
+
+    def fn(x, r):
+        gates = [
+            nnops.dense(x, W[i], B[i] if i else None, r[..., 8 * i : 8 * i + 8], activation=name)
+            for i, name in ((1, "sigmoid"), (0, "sigmoid"), (2, "tanh"))
+        ]
+        return gates[0] * gates[2] + gates[1]
+
+    r = array(2, 5, 24)
+    new = fused(fn, X, r, after={"dense": 1, "slice": 3})
+    (node,) = new.find("dense")
+    assert node.inputs[-1] is new.inputs[1]
+    wider = lambda x, r: fn(x, r[..., 2:])  # noqa: E731
+    fused(fn, X, jnp.concatenate([r, r[..., :1]], -1), after={"dense": 1, "slice": 4})
+    fused(wider, X, array(2, 5, 26), after={"dense": 1})
+    got, want = (jax.grad(lambda x, f=f: jnp.sin(f(x, r)).sum())(X) for f in (new, fn))
+    assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda r: (r[..., :8], r[..., 4:12]),
+        lambda r: (r[..., :8], r[..., 16:]),
+        lambda r: (r[..., :8], r[..., :8]),
+        lambda r: (r[..., :8], jnp.sin(r)[..., 8:16]),
+        lambda r: (r[..., :8], -r[..., 8:16]),
+        lambda r: (r[..., :16:2], r[..., 16:]),
+        lambda r: (r[:, :, :8], jnp.concatenate([r, r], 1)[:, 5:, 8:16]),
+    ],
+)
+def test_what_they_add_must_lie_side_by_side(parts) -> None:
+    def fn(x, r):
+        return [nnops.dense(x, w, None, p) for w, p in zip(W[:2], parts(r), strict=True)]
+
+    fused(fn, X, array(2, 5, 24), count=0)
+
+
+@pytest.mark.parametrize("of_its_input", [False, True])
+def test_gates_of_a_recurrent_convolution(of_its_input) -> None:
+    """Of eight convolutions in each step two are left (Shi et al. 2015)."""
+    kernels = [array(3, 3, 4, 3, seed=i) / 6 for i in range(4)]
+    own = [array(3, 3, 3, 3, seed=4 + i) / 6 for i in range(4)]
+    biases = [array(3, seed=i) for i in range(4)]
+
+    def step(carry, x):
+        h, c = carry
+        i, f, g, o = (
+            conv(x, k) + b + conv(h, u) for k, b, u in zip(kernels, biases, own, strict=True)
+        )
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    def fn(x):
+        zero = jnp.zeros((2, 4, 4, 3)) + (x[0, ..., :3] if of_its_input else 0)
+        return jax.lax.scan(step, (zero, zero), x)[1]
+
+    x = array(2, 2, 4, 4, 4)
+    new = assert_optimizes(passes.default, fn, x)
+    assert new.count()["conv"] == 2
