@@ -206,7 +206,8 @@ def _sweep(
             producer = editor.producer(value)
             if producer is not None:
                 again.append(producer)
-        for value in (*values, *match.operands()):
+        kept = [v for old in match.matched if old in editor for v in old.outputs]
+        for value in (*values, *match.operands(), *kept):
             # A value that one node is left to use may be swallowed now.
             left = editor.users(value)
             if len(left) == 1:

@@ -400,14 +400,17 @@ def test_users_of_what_becomes_a_number_are_looked_at_again() -> None:
     assert rules == ["number", "power"] and new.count() == {"add": 1}
 
 
-def test_what_loses_its_other_user_is_looked_at_again() -> None:
-    # exp(neg(x)) is a match once the second user of neg(x) is gone, which ends earlier.
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_loses_its_other_user_is_looked_at_again(swap) -> None:
+    # exp(neg(x)) is a match once the second user of neg(x) is gone, wherever that one ends.
     pair = Rule("pair", op("exp", op("neg", any_value("x"))), lambda x: jnp.tan(x))
     drop = Rule("drop", op("atan2", op("neg", any_value("x")), any_value("y")), lambda x, y: y,
                 shared=True)  # fmt: skip
 
     def fn(x, y):
         z = lax.neg(x)
+        if swap:
+            return lax.atan2(z, y) + lax.exp(z)
         return lax.exp(z) + lax.atan2(z, y)
 
     new, rules = rewritten([pair, drop], lambda x, y: fn(x, y), X, X + 1)
