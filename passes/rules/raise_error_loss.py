@@ -247,7 +247,7 @@ def _chosen(view: View, node: Node) -> Found | str:
     near, far = (inputs[2], inputs[1]) if compare.op in ("le", "lt") else inputs[1:]
     square, maker = _scaled_square(view, near), view.producer(size)
     nodes: list[Node] = []
-    line = polynomial_in(view, far, size, nodes)
+    line = _line(view, far, size, nodes)
     if square is None or line is None or set(line) != {0, 1}:
         return "its cases are no multiple of a square and a line"
     if maker is None or square[0] not in (size, *view.inputs(maker)[:1]):
@@ -260,6 +260,17 @@ def _chosen(view: View, node: Node) -> Found | str:
     ):
         return "the line does not go on where the parabola ends"
     return size, delta, (compare, *square[2], *nodes), 2 * c
+
+
+def _line(view: View, value: Value, x: Value, nodes: list[Node]) -> dict[int, float] | None:
+    """``value`` as a polynomial of ``x``, also where the program computes what is taken away."""
+    node = view.producer(value)
+    taken = None if node is None or node.op != "sub" else number(view, view.inputs(node)[1])
+    if node is None or taken is None:
+        return polynomial_in(view, value, x, nodes)
+    nodes.append(node)
+    line = polynomial_in(view, view.inputs(node)[0], x, nodes)
+    return None if line is None else {**line, 0: line.get(0, 0.0) - taken}
 
 
 def _scaled_square(view: View, value: Value) -> tuple[Value, float, tuple[Node, ...]] | None:

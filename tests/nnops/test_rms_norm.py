@@ -64,7 +64,8 @@ def test_parameters_and_vmap():
     f = lambda x: nnops.rms_norm(x, SCALE, axis=1, epsilon=1e-3)  # noqa: E731
     jaxpr = jax.make_jaxpr(jax.vmap(f, in_axes=2))(np.ones((2, 8, 5), np.float32))
     eqn = jaxpr.eqns[-1]
-    params = {"axis": -1, "epsilon": 1e-3, "dtype": None, "operands": ("x", "scale")}
+    params = {"axis": -1, "epsilon": 1e-3, "placement": "root", "dtype": None}
+    params["operands"] = ("x", "scale")
     assert eqn.primitive.name == "rms_norm" and eqn.params == params
 
 
