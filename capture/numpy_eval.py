@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxpress.capture.graph import Graph, Literal, Node, Value
 
-__all__ = ["evaluate_with_numpy", "numpy_can_run"]
+__all__ = ["evaluate_with_numpy", "split_for_numpy"]
 
 # A product of more pairs of numbers than this takes NumPy, in double precision, longer than XLA.
 MAX_PRODUCTS = 1 << 27
@@ -118,9 +118,28 @@ _ANY_OPS: dict[str, Callable[..., Any]] = {
 }
 
 
-def numpy_can_run(graph: Graph) -> bool:
-    """Whether every node is one whose NumPy form gives the same, to rounding."""
-    return all(_is_plain(node) for node in graph.nodes)
+def split_for_numpy(graph: Graph) -> tuple[Graph, Graph]:
+    """What has to be compiled, and what NumPy can do after it, to rounding the same.
+
+    The first part has the nodes that NumPy cannot run and all that they are made of; its outputs
+    are further inputs of the second, behind the graph's own. Either may have no nodes.
+    """
+    made_by = {v: node for node in graph.nodes for v in node.outputs}
+    compiled: set[Node] = set()
+    stack = [node for node in graph.nodes if not _is_plain(node)]
+    while stack:
+        node = stack.pop()
+        if node not in compiled:
+            compiled.add(node)
+            stack.extend(made_by[v] for v in node.inputs if v in made_by)
+    first = [node for node in graph.nodes if node in compiled]
+    rest = [node for node in graph.nodes if node not in compiled]
+    read = dict.fromkeys([*(v for node in rest for v in node.inputs), *graph.outputs])
+    handed = tuple(v for v in read if made_by.get(v) in compiled)
+    return (
+        graph.with_parts(nodes=first, outputs=handed),
+        graph.with_parts(nodes=rest, inputs=(*graph.inputs, *handed)),
+    )
 
 
 def _is_plain(node: Node) -> bool:
@@ -167,7 +186,7 @@ def _is_float(dtype: Any) -> bool:
 def evaluate_with_numpy(
     graph: Graph, flat: Sequence[Any], constants: Sequence[Any]
 ) -> list[jax.Array]:
-    """Run ``graph``, for which ``numpy_can_run``, on arrays that lie in the host's memory.
+    """Run a graph, all of which NumPy can do, on arrays that lie in the host's memory.
 
     Returns:
       Arrays of the outputs' dtypes, on JAX's default device.

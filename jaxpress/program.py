@@ -16,7 +16,7 @@ from jax.core import ShapedArray
 from jaxpress.capture import Graph, Value, compat
 from jaxpress.capture.collector import collector_at_rest
 from jaxpress.capture.evaluate import evaluate, evaluate_prologue
-from jaxpress.capture.numpy_eval import evaluate_with_numpy, numpy_can_run
+from jaxpress.capture.numpy_eval import evaluate_with_numpy, split_for_numpy
 from jaxpress.passes import Report
 from jaxpress.weights import PreparedWeights
 
@@ -46,16 +46,7 @@ class Program:
         # Where in the flat inputs the prologue finds the weights that it needs.
         self.weight_places = [place[v] for v in inputs]
         self._hoisted = hoisted
-
-        def run_prologue(constants: list[Any], weights: list[Any]) -> list[Any]:
-            assert prologue is not None
-            # `outside_trace` would run at once, each in a program of its own, what depends on no
-            # argument: the ramps of an interpolation's weights, positions, random numbers.
-            with compat.without_constant_folding():
-                return evaluate(prologue, weights, constants)
-
-        self._prologue = jax.jit(run_prologue)
-        self._with_numpy = prologue is not None and numpy_can_run(prologue)
+        self._prologue = None if prologue is None else _Prologue(prologue)
         self._is_lowered = False
 
     def run(self, prepared: list[Any], flat: list[Any]) -> list[Any]:
@@ -70,12 +61,9 @@ class Program:
         return self.compiled(self.constants, prepared, flat)
 
     def _run_prologue(self, weights: list[Any]) -> list[Any]:
-        prologue = self.graph.prologue
-        if prologue is None:
+        if self._prologue is None:
             return []
         with compat.outside_trace():
-            if self._with_numpy and all(map(_on_host, (*self._hoisted, *weights))):
-                return evaluate_with_numpy(prologue, weights, self._hoisted)
             return self._prologue(self._hoisted, weights)
 
     def prepared(self, flat: Sequence[Any]) -> list[Any]:
@@ -88,6 +76,31 @@ class Program:
             env.update(self.graph.constant_values)
             return evaluate_prologue(self.graph, env)
         return self.weights(weights)
+
+
+class _Prologue:
+    """What prepares the weights: by NumPy where it can, and they lie in the host's memory."""
+
+    def __init__(self, prologue: Graph):
+        self._first, self._rest = split_for_numpy(prologue)
+        self._compiled = _compiled(prologue)
+        self._compiled_first = _compiled(self._first)
+
+    def __call__(self, constants: list[Any], weights: list[Any]) -> list[Any]:
+        if not self._rest.nodes or not all(map(_on_host, (*constants, *weights))):
+            return self._compiled(constants, weights)
+        handed = self._compiled_first(constants, weights) if self._first.nodes else []
+        return evaluate_with_numpy(self._rest, [*weights, *handed], constants)
+
+
+def _compiled(graph: Graph) -> Any:
+    def run(constants: list[Any], weights: list[Any]) -> list[Any]:
+        # `outside_trace` would run at once, each in a program of its own, what depends on no
+        # argument: the ramps of an interpolation's weights, positions, random numbers.
+        with compat.without_constant_folding():
+            return evaluate(graph, weights, constants)
+
+    return jax.jit(run)
 
 
 class RecentCall:

@@ -16,7 +16,8 @@ from programs import f32
 import jaxpress as jp
 from jaxpress import nnops
 from jaxpress.capture import trace
-from jaxpress.capture.numpy_eval import _ANY_OPS, _FLOAT_OPS, evaluate_with_numpy, numpy_can_run
+from jaxpress.capture.evaluate import evaluate
+from jaxpress.capture.numpy_eval import _ANY_OPS, _FLOAT_OPS, evaluate_with_numpy, split_for_numpy
 from jaxpress.capture.template import inline_calls
 
 SPECIAL = [0.0, -0.0, 1.0, -2.5, 1e-42, 3e38, np.inf, -np.inf, np.nan, 0.1]
@@ -62,7 +63,7 @@ def usual(x: np.ndarray) -> np.ndarray:
 
 def check(fn: Any, *args: Any, rtol: float = 0.0) -> None:
     graph = inline_calls(trace(fn)(*args))
-    assert numpy_can_run(graph), graph
+    assert not split_for_numpy(graph)[0].nodes, graph
     constants = list(graph.constant_values.values())
     for got, want in zip(
         evaluate_with_numpy(graph, list(args), constants),
@@ -171,7 +172,40 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_numpy_does_otherwise_is_refused(what: str) -> None:
-    assert not numpy_can_run(inline_calls(trace(REFUSED[what])(f32(3, 4))))
+    assert split_for_numpy(inline_calls(trace(REFUSED[what])(f32(3, 4))))[0].nodes
+
+
+def test_what_has_to_be_compiled_comes_first_and_takes_along_what_it_is_made_of() -> None:
+    def fn(x: Any, y: Any) -> Any:
+        half = x * 0.5
+        top, _ = lax.top_k(half + y, 2)
+        return top, jnp.exp(y) + half, top.sum() * y
+
+    args = [f32(5), f32(5)]
+    graph = inline_calls(trace(fn)(*args))
+    first, rest = split_for_numpy(graph)
+    assert [node.op for node in first.nodes] == ["mul", "add", "top_k"]
+    assert sorted(node.op for node in rest.nodes) == ["add", "exp", "mul", "reduce_sum"]
+    handed = evaluate(first, args, [])
+    assert len(handed) == 2
+    for got, want in zip(evaluate_with_numpy(rest, [*args, *handed], []), fn(*args), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_one_operation_that_is_compiled_costs_the_others_no_precision() -> None:
+    """A row looked up beside a bias: a sum of many numbers of one sign, one after the other."""
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(rng.uniform(0.5, 1, (4096, 3)), jnp.float32)
+    table, mean = jnp.asarray(rng.uniform(0, 1, (9, 3)), jnp.float32), jnp.float32(0.3)
+
+    def fn(x: Any) -> Any:
+        rows = jnp.sort(table, 0)[jnp.arange(1)]
+        return jax.nn.relu(nnops.dense(x - mean, w) + rows)
+
+    fast = jp.optimize(fn)
+    x = jnp.zeros((1, 4096))
+    assert set(fast.graph(x).count()) == {"dense"}
+    assert jp.verify(fn, fast)(x).error < 2e-7
 
 
 def test_what_rules_make_of_weights_is_rounded_once() -> None:
