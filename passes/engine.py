@@ -31,6 +31,8 @@ MOVES = (
     | frozenset({"convert_element_type", "batch_norm"})
 )
 MAX_MOVES = 4
+# What may hand a scale or shift to all of its users at once.
+GIVES = frozenset({"layer_norm", "rms_norm"})
 
 # The higher-order operations whose bodies passes rewrite; all others' stay as they are.
 REWRITABLE = (
@@ -212,10 +214,10 @@ def _sweep(
             left = editor.users(value)
             if len(left) == 1:
                 again.extend(left)
-                # What makes it may go to a user that it could not go to before.
-                maker = None if editor.is_known(value) else editor.producer(value)
-                if maker is not None:
-                    again.append(maker)
+            # What makes it may go to users that it could not go to before.
+            maker = None if editor.is_known(value) else editor.producer(value)
+            if maker is not None and (len(left) == 1 or maker.op in GIVES):
+                again.append(maker)
         if match.root is not node:
             again.append(node)
         for new in nodes:

@@ -223,8 +223,8 @@ class _AffineBeforeLinear:
             scaled = inner is not None and inner.op in ("mul", "div")
             return keeps_digits(dtype, number, scaled)
         scale = scale_of(view, made, values["vector"])
-        alone = inner is None or inner.op not in _SHIFTS or not has_full_windows(linear)
-        if alone or scale is None:
+        shifted = inner is not None and inner.op in _SHIFTS and has_full_windows(linear)
+        if inner is None or not shifted or scale is None:
             return keeps_range(view, w, scale)
         # The shift would follow: both stay, since it could not be told any more what it leaves.
         shifts = [numbers_of(view, v) for v in view.inputs(inner) if view.is_known(v)]
