@@ -88,6 +88,8 @@ def _says_nothing(node: Node, key: str, value: Any) -> bool:
         return True
     if key.endswith(_ONES) and isinstance(value, int):
         return value == 1
+    if key == "placement":  # of a norm's epsilon
+        return value == ("max" if node.op == "l2_normalize" else "root")
     if key in _DTYPES:
         return bool(node.outputs) and value == node.outputs[0].dtype
     if key in ("shape", "new_sizes", "sizes"):
