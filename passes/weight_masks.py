@@ -164,9 +164,12 @@ def raised(graph: Graph, closed: Iterable[str] = ()) -> Graph:
     """
     from jaxpress.passes.presets import default
 
-    for step in default.without(*(f"open_{name}" for name in closed)):
-        if step.name == "fold_batch_norm":
-            break
+    steps = list(default.without(*(f"open_{name}" for name in closed)))
+    names = [step.name for step in steps]
+    found = names.index("raise_ops") + 1
+    # Parts of an op that are alike are places of their own: cse must not make them one.
+    rest = [p for p in steps[found : names.index("fold_batch_norm")] if p.name != "cse"]
+    for step in (*steps[:found], *rest):
         graph = step(graph)
     return graph
 

@@ -16,7 +16,7 @@ OP = nnops.registry()["layer_norm"]
 
 
 def plain(x, s):
-    return OP.reference(x, s, axis=-1, epsilon=1e-5, dtype=None)
+    return OP.reference(x, s, axis=-1, epsilon=1e-5, placement="root", dtype=None)
 
 
 def equations(f, *args):
@@ -38,6 +38,7 @@ def test_nothing_is_computed_twice():
 def test_operands_and_results_are_not_kept_once_more():
     aval = jax.typeof(X)
     given = {"keeps": (0, 1), "operands": ("x", "scale"), "axis": -1, "epsilon": 1e-5}
+    given["placement"] = "root"
     plan = kept(OP, [aval, jax.typeof(SCALE)], {**given, "dtype": None})
     assert len(set(plan.picked)) == len(plan.picked)
     (eqn,) = [e for e in equations(jax.grad(nnops.squareplus), 1.0) if "keeps" in e.params]
