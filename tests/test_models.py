@@ -99,6 +99,77 @@ def test_layers_are_named_and_folded(model: Any, fast: Any) -> None:
     )
 
 
+def test_what_is_left_of_resnet50(model: Any, fast: Any) -> None:
+    if model.name != "keras_resnet50":
+        pytest.skip("of another model")
+    graph = fast.graph(*model.args)
+    assert graph.count() == {
+        "conv": 53, "max_pool": 1, "global_avg_pool": 1, "dense": 1, "softmax": 1,
+    }  # fmt: skip
+    convs = [node.params for node in graph.find("conv")]
+    assert all("b" in params["operands"] for params in convs)
+    # 16 blocks end in a sum; their 4 shortcuts with weights have no activation of their own.
+    assert sum("residual" in params["operands"] for params in convs) == 16
+    assert [str(params["activation"]) for params in convs].count("relu") == 49
+
+
+@pytest.mark.parametrize("library", ["jax", "linen"])
+def test_a_transformer_of_twelve_layers(library: str) -> None:
+    """Norm first: one projection for queries, keys and values, and one attention, in a layer."""
+    x, layers = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), jnp.float32), 12
+    fn = twelve_layers_in_jax(layers) if library == "jax" else twelve_layers_in_linen(layers, x)
+    fast = jp.optimize(fn)
+    count = fast.graph(x).count()
+    # Those of the attention, its output, and both of the perceptron.
+    assert count["dense"] + count["einsum_dense"] == 4 * layers
+    assert count["dot_product_attention"] == layers and count["layer_norm"] == 2 * layers
+    moves = {"reshape", "slice", "split", "squeeze"}
+    ops = {"dense", "einsum_dense", "dot_product_attention", "layer_norm"}
+    assert not set(count) - moves - ops
+    jp.verify(fn, fast)(x)
+
+
+def twelve_layers_in_jax(layers: int) -> Any:
+    rng = np.random.default_rng(1)
+    shapes = [(8, 8)] * 4 + [(8, 32), (32, 8)]
+    weights = [
+        [jnp.asarray(rng.normal(size=s) / 3, jnp.float32) for s in shapes] for _ in range(layers)
+    ]
+
+    def norm(x: Any) -> Any:
+        return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def attend(x: Any, q: Any, k: Any, v: Any, out: Any) -> Any:
+        q, k, v = ((x @ w).reshape(2, 5, 2, 4) for w in (q, k, v))
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / 2)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(2, 5, 8) @ out
+
+    def fn(x: Any) -> Any:
+        for *attention, up, down in weights:
+            x = x + attend(norm(x), *attention)
+            x = x + jax.nn.gelu(norm(x) @ up) @ down
+        return x
+
+    return fn
+
+
+def twelve_layers_in_linen(layers: int, x: Any) -> Any:
+    if not zoo.available("linen_mlp"):
+        pytest.skip("Flax is not installed")
+    from flax import linen as nn
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            for _ in range(layers):
+                x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+                x = x + nn.Dense(8)(nn.gelu(nn.Dense(32)(nn.LayerNorm()(x))))
+            return x
+
+    variables = Model().init(jax.random.key(0), x)
+    return lambda x: Model().apply(variables, x)
+
+
 def test_values_against_float64(model: Any, fast: Any) -> None:
     result = jp.verify(model.fn, fast)(*model.args)
     assert result.reference == "float64"
