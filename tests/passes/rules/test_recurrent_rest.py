@@ -93,7 +93,7 @@ LOOPS = {
     "side by side": (side_by_side, {"lstm": 2}),
     "a total": (a_total, {"lstm": 1, "scan": 1}),
     "a key": (a_key, {"lstm": 1, "scan": 1}),
-    "a buffer": (a_buffer, {"lstm": 1, "scan": 1}),
+    "a buffer": (a_buffer, {"lstm": 1}),
     "haiku": (
         haiku(lambda: hk.DeepRNN([hk.LSTM(H), jnp.tanh, hk.GRU(3), hk.VanillaRNN(2)]))[0],
         {"lstm": 1, "gru": 1, "rnn": 1},
