@@ -199,7 +199,7 @@ def insert_dropout(
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise PassError(f"{NAME}: rate is {rate!r}; give a number from 0 to below 1")
     dims = tuple(broadcast_dims) if isinstance(broadcast_dims, Iterable) else (broadcast_dims,)
-    chosen, whole = _site_chooser(where), _composite_chooser(where)
+    chosen, whole = _any_of(where, _site_chooser), _any_of(where, _composite_chooser)
 
     def work(graph: Graph, record: list[Rewrite] | None = None) -> Graph:
         record = [] if record is None else record
@@ -223,11 +223,16 @@ def insert_dropout(
     return Pass(NAME, work, "Results are dropped.", new_arguments=(argument,))
 
 
+def _any_of(where: Where, choose: Callable[[Where], Callable[[Node], bool]]) -> Callable[..., bool]:
+    """By what is given, or by any of several."""
+    if isinstance(where, Iterable) and not isinstance(where, str):
+        several = [_any_of(part, choose) for part in where]
+        return lambda node: any(one(node) for one in several)
+    return choose(where)
+
+
 def _site_chooser(where: Where) -> Callable[[Node], bool]:
     """A predicate of nodes: a scope's name means its layers, an op's name that op."""
-    if isinstance(where, Iterable) and not isinstance(where, str):
-        several = [_site_chooser(part) for part in where]
-        return lambda node: any(one(node) for one in several)
     ops = nnops.registry().keys() - composites() - {"dropout", "stochastic_depth"}
     if not isinstance(where, str) or where in ops:
         inner = chooser(where)
@@ -243,9 +248,6 @@ def _site_chooser(where: Where) -> Callable[[Node], bool]:
 
 def _composite_chooser(where: Where) -> Callable[[Node], bool]:
     """Likewise for the ops that are made of others, by name or predicate."""
-    if isinstance(where, Iterable) and not isinstance(where, str):
-        several = [_composite_chooser(part) for part in where]
-        return lambda node: any(one(node) for one in several)
     ops = composites()
     if isinstance(where, str):
         return lambda node: node.op in ops and node.op == where

@@ -11,7 +11,16 @@ from jaxpress.capture.order import makers_after
 from jaxpress.passes.pattern_base import State
 from jaxpress.passes.view import View
 
-__all__ = ["Match", "inner_values_are_private", "is_replaceable", "is_whole"]
+__all__ = ["MadeOnce", "Match", "inner_values_are_private", "is_replaceable", "is_whole"]
+
+
+class MadeOnce:
+    """A base for what a match hands to its replacement, made anew for each match.
+
+    A trace that is remembered by it would never be found again: it has no hash.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Match:

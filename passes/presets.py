@@ -111,6 +111,9 @@ def _clip_rules(ops: Collection[str] | None) -> RuleSet:
     return rules + STABLE_CROSS_ENTROPY_RULES if "log1p" in ops else rules
 
 
+# What becomes of transposes and reshapes once nothing stands between them.
+_TIDY = TRANSPOSE_TWICE + DROP_TRANSPOSE + RESHAPE_CHAIN + DROP_RESHAPE
+
 inline = Pass("inline", _inline)
 simplify = Pass("simplify", CLEANUP_RULES, "Take out what does nothing or undoes itself.")
 cse = Pass("cse", eliminate_common_subexpressions)
@@ -151,21 +154,14 @@ fold_batch_norm = Pass(
 fuse_activation = Pass(
     "fuse_activation",
     # What moves out from between two transposes or reshapes leaves them to become one.
-    FUSE_RULES
-    + FUSE_PAD_RULES
-    + FUSE_LAYOUT_RULES
-    + MOVE_TRANSPOSE
-    + TRANSPOSE_TWICE
-    + DROP_TRANSPOSE
-    + RESHAPE_CHAIN
-    + DROP_RESHAPE,
+    FUSE_RULES + FUSE_PAD_RULES + FUSE_LAYOUT_RULES + MOVE_TRANSPOSE + _TIDY,
     "Bias, residual, activation, padding and transposes move into the ops that they belong to.",
     after=("raise_ops", "fold_batch_norm"),
 )
 fuse_heads = Pass(
     "fuse_heads",
     # With what tidies the axes that each head had for itself.
-    FUSE_HEADS_RULES + TRANSPOSE_TWICE + DROP_TRANSPOSE + RESHAPE_CHAIN + DROP_RESHAPE,
+    FUSE_HEADS_RULES + _TIDY,
     "Attentions of one head each become one of several heads.",
     after="fuse_activation",
 )
@@ -173,13 +169,7 @@ fuse_parallel = Pass("fuse_parallel", _fuse_parallel, after="fuse_activation")
 tidy_slices = Pass(
     "tidy_slices",
     # Where a stack becomes a reshape, that may stand beside another.
-    SLICE_CHAIN
-    + JOINED_SLICES
-    + SLICE_TIDYING
-    + RESHAPE_CHAIN
-    + DROP_RESHAPE
-    + TRANSPOSE_TWICE
-    + DROP_TRANSPOSE,
+    SLICE_CHAIN + JOINED_SLICES + SLICE_TIDYING + _TIDY,
     "Pieces that are cut or joined again become one slice.",
     after="fuse_parallel",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from jax import lax
@@ -13,7 +14,14 @@ from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.axis_tracking import arrange, spread
 from jaxpress.passes.view import View, broadcast_operand, scalar_value
 
-__all__ = ["JOINED_SLICES", "MOVE_RULES", "SLICE_CHAIN", "is_plain", "slice_bounds"]
+__all__ = [
+    "JOINED_SLICES",
+    "MOVE_RULES",
+    "SLICE_CHAIN",
+    "bounds_within",
+    "is_plain",
+    "slice_bounds",
+]
 
 
 def _ints(values: Any) -> list[int]:
@@ -38,6 +46,16 @@ def slice_bounds(node: Node, x: Value) -> list[tuple[int, int, int]]:
     return [(a, b, int(s)) for a, b, s in found]
 
 
+def bounds_within(
+    below: Sequence[tuple[int, int, int]], above: Sequence[tuple[int, int, int]]
+) -> tuple[tuple[int, int, int], ...]:
+    """The bounds of a piece of a piece, which has the bounds ``below``."""
+    return tuple(
+        (a + s * start, a + s * (limit - 1) + 1, s * t) if limit > start else (0, 0, 1)
+        for (a, _, s), (start, limit, t) in zip(below, above, strict=True)
+    )
+
+
 class _SliceChain:
     """A slice of everything, of a slice, or of one part of a concatenation."""
 
@@ -56,11 +74,7 @@ class _SliceChain:
         inner = view.producer(x)
         if inner is not None and inner.op == "slice":
             source = view.inputs(inner)[0]
-            below = slice_bounds(inner, source)
-            both = tuple(
-                (a + s * start, a + s * (limit - 1) + 1, s * t) if limit > start else (0, 0, 1)
-                for (a, _, s), (start, limit, t) in zip(below, bounds, strict=True)
-            )
+            both = bounds_within(slice_bounds(inner, source), bounds)
             return Match(view, node, {"x": source}, matched=(inner,), info={"bounds": both})
         if inner is not None and inner.op == "concatenate":
             axis = int(inner.params["dimension"])

@@ -15,6 +15,7 @@ from jaxpress.capture import Node
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.cleanup_moves import is_plain
+from jaxpress.passes.rules.weights import placed
 
 __all__ = ["PRODUCT_OF_PAIRS"]
 
@@ -59,16 +60,7 @@ def _multiply(lhs: Any, rhs: Any, *, match: Match) -> Any:
         [batch.index(i) if i in batch else next(own) for i in range(len(match[name].shape))]
         for name, batch in (("lhs", tuple(lhs_batch)), ("rhs", tuple(rhs_batch)))
     ]
-    return lax.mul(*(_spread(x, at, shape) for x, at in zip((lhs, rhs), places, strict=True)))
-
-
-def _spread(x: Any, places: list[int], shape: tuple[int, ...]) -> Any:
-    """``x`` over all of ``shape``, its axis ``i`` at ``places[i]``."""
-    order = sorted(range(len(places)), key=lambda i: places[i])
-    if order != list(range(len(places))):
-        x = lax.transpose(x, order)
-    places = sorted(places)
-    return x if places == list(range(len(shape))) else lax.broadcast_in_dim(x, shape, places)
+    return lax.mul(*(placed(x, at, shape) for x, at in zip((lhs, rhs), places, strict=True)))
 
 
 # einsum("bhqk,h->bhqk", x, s) -> x * s.  A product's one term is what a multiplication gives, and

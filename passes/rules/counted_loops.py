@@ -19,6 +19,7 @@ from jax import lax
 from jaxpress.capture import Graph, Node, Value, compat
 from jaxpress.capture.evaluate import evaluate
 from jaxpress.passes.known import body_inputs
+from jaxpress.passes.match import MadeOnce
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.counted_rows import read_of, step_of, written_by
@@ -55,7 +56,7 @@ class _Rows(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Plan:
+class _Plan(MadeOnce):
     """What becomes of a loop.
 
     Attributes:
@@ -68,9 +69,6 @@ class _Plan:
     reads: list[_Rows]
     writes: list[_Rows]
     counters: dict[int, Any]
-
-    # Made anew for each loop: a trace remembered by it would never be found again.
-    __hash__ = None  # type: ignore[assignment]
 
 
 class _RowsByNumber:

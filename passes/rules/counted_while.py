@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxpress.capture import Graph, Literal, Node
 from jaxpress.capture.evaluate import evaluate
+from jaxpress.passes.match import MadeOnce
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.counted_rows import step_of
@@ -44,12 +45,10 @@ class _CountedWhile:
 
 
 @dataclass(eq=False)
-class _Counted:
+class _Counted(MadeOnce):
     """A loop's body, kept beside."""
 
     body: Graph
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _length(

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxpress.capture import Node
 from jaxpress.passes.rules.steps import MOVES, REPEAT, kept_by_pooling, leaves_axis
-from jaxpress.passes.rules.weights import as_type, bias_axes
+from jaxpress.passes.rules.weights import as_type, bias_axes, placed
 from jaxpress.passes.view import View
 
 __all__ = ["Features", "Row", "Tracked", "carry", "features_of", "is_carried", "track"]
@@ -181,8 +181,7 @@ def carry(x: Any, sources: Sequence[Row], targets: Sequence[Row], dtype: Any) ->
     if x.shape != sizes:  # a reshape of a number to itself would be an operation
         x = lax.reshape(x, sizes)
     places = [wanted.index(f) for f in given]
-    x = lax.transpose(x, sorted(range(len(places)), key=lambda i: places[i]))
-    x = lax.broadcast_in_dim(x, tuple([f.size for f in wanted]), sorted(places))
+    x = placed(x, places, [f.size for f in wanted])
     shape = tuple([math.prod(f.size for f in row) for row in targets])
     return x if x.shape == shape else lax.reshape(x, shape)
 

@@ -17,7 +17,7 @@ from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.factors import Features, features_of
-from jaxpress.passes.rules.numbers import keeps_range, numbers_of
+from jaxpress.passes.rules.numbers import keeps_digits, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import (
     AVERAGE,
     EXTREMES,
@@ -46,7 +46,10 @@ __all__ = [
     "batch_norm_terms",
     "foldable_maker",
     "is_foldable",
+    "loses_mean",
+    "match_norm",
     "narrowed_norm",
+    "norm_affine",
     "norm_of",
     "norm_scale",
     "scale_of",
@@ -109,6 +112,28 @@ def norm_scale(view: View, node: Node, norm: dict[str, Value]) -> Any:
         return root, None if gain is None else root * gain
 
 
+def norm_affine(
+    view: View, node: Node, norm: dict[str, Value]
+) -> tuple[Value, tuple[int, ...], dict[str, Value], Any]:
+    """A batch norm as something known that scales and shifts data.
+
+    Returns:
+      The data; the axis along which what is known runs; that, by names that begin with ``norm_``;
+      and what it multiplies by, where the numbers are known.
+    """
+    known = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
+    axis = node.params["axis"] % node.output.ndim
+    return norm["x"], (axis,), known, norm_scale(view, node, norm)[1]
+
+
+def loses_mean(view: View, node: Node, norm: dict[str, Value]) -> str | None:
+    """Why a batch norm must take the mean away first, if the numbers say so."""
+    root, _ = norm_scale(view, node, norm)
+    mean = numbers_of(view, norm["mean"])
+    shift = None if root is None or mean is None else mean * root
+    return keeps_digits(node.output.dtype, shift)
+
+
 def scale_of(view: View, node: Node, other: Value) -> Any:
     """What ``mul`` or ``div`` by ``other`` multiplies with, where the numbers are known."""
     numbers = numbers_of(view, other)
@@ -144,26 +169,43 @@ class _BatchNormAfterLinear:
         found = foldable_maker(state, narrow, user, shifts=True, rises=_rises(scale))
         if found is None:
             return None
-        maker, steps, features = found
         if narrow.dtype != root.output.dtype:
             state.fail(lambda: f"it makes {root.output.dtype} of {narrow.dtype}", root)
             return None
-        axis = node.params["axis"] % node.output.ndim
-        if not features.hold((axis,)):
-            state.fail(f"it norms axis {node.params['axis']}, not the features", node)
-            return None
-        statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
-        if not is_foldable(state, maker, statistics):
-            return None
-        reason = keeps_range(view, operands_of(view, maker)["w"], scale)
-        if reason:
-            state.fail(reason, node)
-            return None
-        values = {**operands_of(view, maker), **statistics}
-        nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        info = {"axis": axis, "features": features}
-        matched = (node, *widening, *steps, maker)
-        return Match(view, root, values, nodes, matched, info, like=maker)
+        return match_norm(state, root, (node, norm), found, (node, *widening))
+
+
+def match_norm(
+    state: State,
+    root: Node,
+    normed: tuple[Node, dict[str, Value]],
+    found: tuple[Node, tuple[Node, ...], Features],
+    outer: tuple[Node, ...] = (),
+) -> Match | None:
+    """The match of a batch norm with the linear op that takes in its scale.
+
+    Args:
+      state: the attempt to match.
+      root: the norm, or what converts it.
+      normed: the norm, and its operands.
+      found: what ``foldable_maker`` found.
+      outer: what is matched besides the steps and the linear op.
+    """
+    view, (node, norm), (maker, steps, features) = state.view, normed, found
+    _, (axis,), statistics, scale = norm_affine(view, node, norm)
+    if not features.hold((axis,)):
+        state.fail(f"it norms axis {node.params['axis']}, not the features", node)
+        return None
+    if not is_foldable(state, maker, statistics):
+        return None
+    reason = keeps_range(view, operands_of(view, maker)["w"], scale)
+    if reason:
+        state.fail(reason, node)
+        return None
+    values = {**operands_of(view, maker), **statistics}
+    nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
+    info = {"axis": axis, "features": features}
+    return Match(view, root, values, nodes, (*outer, *steps, maker), info, like=maker)
 
 
 def narrowed_norm(

@@ -20,6 +20,7 @@ from jaxpress.passes.rules.fold import (
     FOLD_RULES,
     batch_norm_terms,
     is_foldable,
+    loses_mean,
     norm_of,
     norm_scale,
     scale_of,
@@ -213,10 +214,8 @@ class _AffineBeforeLinear:
         w, dtype = operands_of(view, linear)["w"], made.output.dtype
         if made.op == "batch_norm":
             norm = {k[5:]: v for k, v in values.items() if k != "x"}
-            root, scale = norm_scale(view, made, norm)
-            mean = numbers_of(view, norm["mean"])
-            shift = None if root is None or mean is None else mean * root
-            return keeps_range(view, w, scale) or keeps_digits(dtype, shift)
+            scale = norm_scale(view, made, norm)[1]
+            return keeps_range(view, w, scale) or loses_mean(view, made, norm)
         inner = view.producer(values["x"])
         number = numbers_of(view, values["vector"])
         if made.op in _SHIFTS:

@@ -20,13 +20,14 @@ from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.diagonal_weights import Places, diagonal_of, padded
 from jaxpress.passes.rules.fold import (
     is_foldable,
+    loses_mean,
     norm_of,
     norm_scale,
     scale_of,
 )
 from jaxpress.passes.rules.fold_chain import product_loses
 from jaxpress.passes.rules.fold_split import parts_of, shape_of, sign_in
-from jaxpress.passes.rules.numbers import MAX_PRODUCT, keeps_digits, keeps_range, numbers_of
+from jaxpress.passes.rules.numbers import MAX_PRODUCT, keeps_range, numbers_of
 from jaxpress.passes.rules.steps import linear_maker
 from jaxpress.passes.rules.weights import (
     as_type,
@@ -205,7 +206,7 @@ def _places(state: State, main: _Branch, other: _Branch) -> Places | None:
         if other.node.op == "batch_norm":
             added, reason = (
                 norm_scale(view, other.node, other.operands)[1],
-                _loses_mean(view, other),
+                loses_mean(view, other.node, other.operands),
             )
         else:
             added, reason = scale_of(view, other.node, other.operands["vector"]), None
@@ -224,13 +225,6 @@ def _places(state: State, main: _Branch, other: _Branch) -> Places | None:
 
 def _numbers(view: View, branch: _Branch) -> np.ndarray | None:
     return numbers_of(view, branch.operands["w"], MAX_PRODUCT)
-
-
-def _loses_mean(view: View, norm: _Branch) -> str | None:
-    root, _ = norm_scale(view, norm.node, norm.operands)
-    mean = numbers_of(view, norm.operands["mean"])
-    shift = None if root is None or mean is None else mean * root
-    return keeps_digits(norm.node.output.dtype, shift)
 
 
 def _overflows(dtype: Any, *parts: np.ndarray | None) -> str | None:

@@ -15,14 +15,12 @@ from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.fold import (
     batch_norm_terms,
     foldable_maker,
-    is_foldable,
+    match_norm,
     norm_of,
-    norm_scale,
     scaled,
 )
-from jaxpress.passes.rules.numbers import keeps_range
-from jaxpress.passes.rules.steps import keeps_sums, replay, step_nodes
-from jaxpress.passes.rules.weights import as_type, operands_of, rebind, work_dtype
+from jaxpress.passes.rules.steps import keeps_sums, replay
+from jaxpress.passes.rules.weights import as_type, rebind, work_dtype
 
 __all__ = ["FOLD_PADDED_NORM"]
 
@@ -34,33 +32,17 @@ class _NormAfterPadding:
     size = 3
 
     def find(self, state: State, node: Node) -> Match | None:
-        view = state.view
         norm = norm_of(state, node)
         found = None if norm is None else foldable_maker(state, norm["x"], node, shifts=False)
         if norm is None or found is None:
             return None
-        maker, steps, features = found
-        if all(map(keeps_sums, steps)):
+        if all(map(keeps_sums, found[1])):
             state.fail("it folds as a whole", node)
-            return None
-        axis = node.params["axis"] % node.output.ndim
-        if not features.hold((axis,)):
-            state.fail(f"it norms axis {node.params['axis']}, not the features", node)
             return None
         if norm["x"].dtype != node.output.dtype:
             state.fail(f"it makes {node.output.dtype} of {norm['x'].dtype}", node)
             return None
-        statistics = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
-        if not is_foldable(state, maker, statistics):
-            return None
-        reason = keeps_range(view, operands_of(view, maker)["w"], norm_scale(view, node, norm)[1])
-        if reason:
-            state.fail(reason, node)
-            return None
-        values = {**operands_of(view, maker), **statistics}
-        nodes = {"linear": maker, "norm": node, **step_nodes(steps)}
-        info = {"axis": axis, "features": features}
-        return Match(view, node, values, nodes, (*steps, maker), info, like=maker)
+        return match_norm(state, node, (node, norm), found)
 
 
 def _scale_through_padding(*, match: Match, **operands: Any) -> Any:

@@ -19,8 +19,8 @@ from jaxpress.passes.rules.factors import carry, features_of, is_carried, track
 from jaxpress.passes.rules.fold import (
     batch_norm_terms,
     is_foldable,
+    norm_affine,
     norm_of,
-    norm_scale,
     scale_of,
 )
 from jaxpress.passes.rules.numbers import keeps_range, numbers_of
@@ -114,11 +114,7 @@ class _AffineOfPart:
 
     def _norm(self, state: State, node: Node) -> Any:
         norm = norm_of(state, node)
-        if norm is None:
-            return None
-        known = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
-        axis = node.params["axis"] % node.output.ndim
-        return norm["x"], (axis,), known, norm_scale(state.view, node, norm)[1]
+        return None if norm is None else norm_affine(state.view, node, norm)
 
     def _known(self, state: State, node: Node) -> Any:
         view = state.view

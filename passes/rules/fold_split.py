@@ -5,6 +5,7 @@ Every rule reassociates.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,12 +19,14 @@ from jaxpress.passes.rules.fold import (
     batch_norm_scale,
     foldable_maker,
     is_foldable,
+    loses_mean,
     narrowed_norm,
+    norm_affine,
     norm_scale,
     scale_of,
 )
 from jaxpress.passes.rules.fold_padded import FOLD_PADDED_NORM
-from jaxpress.passes.rules.numbers import keeps_digits, keeps_range, numbers_of
+from jaxpress.passes.rules.numbers import keeps_range
 from jaxpress.passes.rules.weights import (
     as_type,
     operands_of,
@@ -52,7 +55,7 @@ def _takes(
     state: State,
     part: Value,
     user: Node,
-    along: set[int],
+    along: Iterable[int],
     known: dict[str, Value],
     scale: Any,
     shifts: bool,
@@ -149,6 +152,7 @@ class _AffineOfSum:
     def find(self, state: State, root: Node) -> Match | None:
         view, node, user = state.view, root, root
         outer: tuple[Node, ...] = ()
+        norm: dict[str, Value] = {}
         if view.is_known(root.output):
             state.fail("it is of weights alone", root)
             return None
@@ -159,7 +163,7 @@ class _AffineOfSum:
             node, norm, user, widening = narrowed
             outer = (node, *widening)
             sums = [norm["x"]] if self._is_sum(view, norm["x"]) else []
-            affine = self._norm(state, node, norm)
+            affine = norm_affine(view, node, norm)
         else:
             # A sum enters as x, or, where what is known comes first, as the second operand.
             sums = [v for v in view.inputs(node)[:2] if self._is_sum(view, v)]
@@ -195,7 +199,7 @@ class _AffineOfSum:
         if shifts and first is None:
             state.fail("no part of the sum can be shifted", node)
             return None
-        reason = self._loses(view, root, node, known) if left and shifts else None
+        reason = self._loses(view, root, node, norm) if left and node.op == "batch_norm" else None
         if reason:
             state.fail(reason, node)
             return None
@@ -203,27 +207,16 @@ class _AffineOfSum:
         info = {"shape": shape_of(view, x, [v for v, _ in leaves]), "first": first}
         return Match(view, root, values, {"affine": node}, (*outer, *inner), info)
 
-    def _loses(self, view: View, root: Node, node: Node, known: dict[str, Value]) -> str | None:
+    def _loses(self, view: View, root: Node, node: Node, norm: dict[str, Value]) -> str | None:
         """Why a sum that is normed in parts would lose some of the result, if it would."""
-        if node.op in _SUMS:
-            return None
         if root is not node:
             return "a part would be scaled in the narrower type"
-        norm = {k.removeprefix("norm_"): v for k, v in known.items()}
-        root, scale = norm_scale(view, node, norm)
-        mean = numbers_of(view, norm["mean"])
-        shift = None if root is None or mean is None else mean * root
-        dtype = node.output.dtype
-        return keeps_digits(dtype, shift) or keeps_range(view, dtype, scale)
+        scale = norm_scale(view, node, norm)[1]
+        return loses_mean(view, node, norm) or keeps_range(view, node.output.dtype, scale)
 
     def _is_sum(self, view: View, value: Value) -> bool:
         maker = view.producer(value)
         return maker is not None and maker.op in _SUMS
-
-    def _norm(self, state: State, node: Node, norm: dict[str, Value]) -> Any:
-        known = {f"norm_{k}": v for k, v in norm.items() if k != "x"}
-        axis = node.params["axis"] % node.output.ndim
-        return norm["x"], {axis}, known, norm_scale(state.view, node, norm)[1]
 
 
 def _known(state: State, node: Node) -> Any:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxpress.capture import Node, Value
+from jaxpress.passes.match import MadeOnce
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, spread
@@ -30,7 +31,7 @@ _PROJECTED = ("query", "key", "value")
 
 
 @dataclass(eq=False)
-class _Plan:
+class _Plan(MadeOnce):
     """The attention that several become.
 
     Attributes:
@@ -46,9 +47,6 @@ class _Plan:
     joined: dict[str, str | Join]
     others: dict[str, tuple[str, ...]]
     order: Axes
-
-    # Made anew for each match: a trace remembered by it would never be found again.
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _head(view: View, value: Value) -> tuple[Node, Axes, tuple[Node, ...]] | None:

@@ -11,6 +11,7 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.rules.axis_tracking import Axes, arrange, spread
 from jaxpress.passes.rules.cleanup_moves import is_plain
+from jaxpress.passes.rules.slice_tidying import piece_of
 from jaxpress.passes.rules.weights import operands_of, rebind
 from jaxpress.passes.view import View
 
@@ -98,9 +99,9 @@ class Joining:
         if not used or used != sorted(used) or axes[-1] != source.ndim - 1:
             return None
         makers = [view.producer(b.source) for b in behind]
-        if depth == 0 or any(m is None or m.op != makers[0].op for m in makers):  # type: ignore
-            return None
         nodes = [m for m in makers if m is not None]
+        if depth == 0 or len(nodes) < len(makers) or any(m.op != nodes[0].op for m in nodes):
+            return None
         sources = [b.source for b in behind]
         if nodes[0].op in ("slice", "split"):
             made: Any = self._cut(sources)
@@ -214,21 +215,13 @@ def _piece(view: View, value: Value) -> tuple[Value, int]:
     """The array that ``value`` is a piece of, along the last axis, and where it starts there."""
     start = 0
     for _ in range(_MAX_DEPTH):
-        node = view.producer(value)
-        if node is None or node.op not in ("slice", "split"):
+        piece = piece_of(view, value)
+        if piece is None:
             break
-        array = view.inputs(node)[0]
-        if node.op == "split":
-            if int(node.params["axis"]) != array.ndim - 1:
-                break
-            at = next(i for i, v in enumerate(node.outputs) if v is value)
-            start += sum(int(n) for n in node.params["sizes"][:at])
-        else:
-            strides = node.params["strides"] or (1,)
-            if value.shape[:-1] != array.shape[:-1] or set(strides) != {1}:
-                break
-            start += int(node.params["start_indices"][-1])
-        value = array
+        array, (*others, last), _ = piece
+        if others != [(0, n, 1) for n in array.shape[:-1]] or last[2] != 1:
+            break
+        value, start = array, start + last[0]
     return value, start
 
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from jaxpress.capture import Graph, Literal, Node, Value, compat, trace
 from jaxpress.capture.evaluate import evaluate
-from jaxpress.passes.cleanup import inline
+from jaxpress.passes.cleanup import eliminate_dead_code, inline
 from jaxpress.passes.engine import rewrite
+from jaxpress.passes.match import MadeOnce
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule
 from jaxpress.passes.rules.cleanup_moves import is_plain
@@ -44,14 +45,11 @@ def _has_attention(body: Graph) -> bool:
 
 
 @dataclass(eq=False)
-class _Plan:
+class _Plan(MadeOnce):
     """A body and, for each of what it carries, what is added in each round; None: it stays."""
 
     body: Graph
     added: list[Value | None]
-
-    # Made anew for each loop: a trace remembered by it would never be found again.
-    __hash__ = None  # type: ignore[assignment]
 
 
 class _LoopOverHeads:
@@ -132,19 +130,9 @@ def _mapped(plan: _Plan, node: Node, arrays: Sequence[Any]) -> Any:
     fixed = [*range(consts), *(consts + i for i in steady)]
     taken = [*fixed, *range(consts + carry, len(arrays))]
     sums = [v for v in plan.added if v is not None]
-    needed, nodes = {*sums, *body.outputs[carry:]}, []
-    for node in reversed(body.nodes):
-        if any(v in needed for v in node.outputs):
-            nodes.append(node)
-            needed.update(node.inputs)
-    constants = {v: x for v, x in body.constant_values.items() if v in needed}
-    graph = Graph(
-        body.name,
-        [body.inputs[i] for i in taken],
-        nodes[::-1],
-        [*sums, *body.outputs[carry:]],
-        constants,
-    )
+    # What the round's sums are added to is no input any more.
+    graph = eliminate_dead_code(body.with_parts(outputs=(*sums, *body.outputs[carry:])))
+    graph = graph.with_parts(inputs=tuple([body.inputs[i] for i in taken]))
     axes = tuple([None if i < consts + carry else 0 for i in taken])
     made = jax.vmap(lambda *xs: evaluate(graph, xs), in_axes=axes)(*(arrays[i] for i in taken))
     parts = iter(made[: len(sums)])

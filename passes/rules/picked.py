@@ -213,18 +213,21 @@ def _labels(view: View, node: Node) -> tuple[Value, int, tuple[Node, ...], tuple
 
 def _taken_whole(node: Node, x: Value, axis: int) -> tuple[int, ...]:
     """The axes of ``x`` that a gather along ``axis`` leaves as they are."""
-    numbers, sizes = node.params["dimension_numbers"], node.params["slice_sizes"]
+    sizes = node.params["slice_sizes"]
+    return tuple(a for a in _offset_axes(node, x) if a != axis and sizes[a] == x.shape[a])
+
+
+def _offset_axes(node: Node, x: Value) -> list[int]:
+    """The axes of ``x`` that a gather's result has of its own, in order."""
+    numbers = node.params["dimension_numbers"]
     gone = {*map(int, numbers.collapsed_slice_dims), *map(int, numbers.operand_batching_dims)}
-    return tuple(a for a in range(x.ndim) if a != axis and a not in gone and sizes[a] == x.shape[a])
+    return [a for a in range(x.ndim) if a not in gone]
 
 
 def _in_order(node: Node, x: Value, rest: tuple[int, ...]) -> bool:
     """Whether the axes that are taken whole stand in the result where they stand in the array."""
-    numbers = node.params["dimension_numbers"]
-    gone = {*map(int, numbers.collapsed_slice_dims), *map(int, numbers.operand_batching_dims)}
-    whole = dict(
-        zip(map(int, numbers.offset_dims), (a for a in range(x.ndim) if a not in gone), strict=True)
-    )
+    offsets = map(int, node.params["dimension_numbers"].offset_dims)
+    whole = dict(zip(offsets, _offset_axes(node, x), strict=True))
     indexed = iter([a for a in rest if x.shape[a] != 1])
     order = []
     for at, n in enumerate(node.output.shape):

@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxpress.capture import Graph, Node, Value
+from jaxpress.passes.match import MadeOnce
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
 from jaxpress.passes.rules.raise_recurrent_cell import RECURRENT_CELL_RULES
@@ -89,7 +90,7 @@ class _ScanPattern:
 
 
 @dataclass(eq=False)
-class _Plan:
+class _Plan(MadeOnce):
     """What the replacement is made from.
 
     Attributes:
@@ -103,9 +104,6 @@ class _Plan:
     cell: Cell
     outside: tuple[Value, ...]
     used: tuple[int, ...]
-
-    # It is made anew for each node: a trace remembered by it would never be found again.
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _raise_scan(*, match: Match, **given: Any) -> Any:

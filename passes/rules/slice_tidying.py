@@ -11,15 +11,15 @@ from jax import lax
 from jaxpress.capture import Node, Value
 from jaxpress.passes.pattern import State
 from jaxpress.passes.rule import Match, Rule, RuleSet
-from jaxpress.passes.rules.cleanup_moves import is_plain, slice_bounds
+from jaxpress.passes.rules.cleanup_moves import bounds_within, is_plain, slice_bounds
 from jaxpress.passes.view import View
 
-__all__ = ["SLICE_TIDYING", "STACKED_SLICES"]
+__all__ = ["SLICE_TIDYING", "STACKED_SLICES", "piece_of"]
 
 Bounds = list[tuple[int, int, int]]
 
 
-def _piece(view: View, value: Value) -> tuple[Value, Bounds, Node] | None:
+def piece_of(view: View, value: Value) -> tuple[Value, Bounds, Node] | None:
     """What ``value`` is cut out of: ``(source, bounds of each axis, the node that cuts)``."""
     node = view.producer(value)
     if node is None or node.op not in ("slice", "split"):
@@ -29,10 +29,8 @@ def _piece(view: View, value: Value) -> tuple[Value, Bounds, Node] | None:
         return None
     if node.op == "slice":
         return source, slice_bounds(node, source), node
-    axis, place = (
-        int(node.params["axis"]),
-        next(i for i, v in enumerate(node.outputs) if v is value),
-    )
+    axis = int(node.params["axis"])
+    place = next(i for i, v in enumerate(node.outputs) if v is value)
     bounds = [(0, n, 1) for n in source.shape]
     start = sum(int(n) for n in node.params["sizes"][:place])
     bounds[axis] = (start, start + value.shape[axis], 1)
@@ -47,7 +45,7 @@ class _StackedPieces:
 
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
-        found = [_piece(view, v) for v in view.inputs(node)]
+        found = [piece_of(view, v) for v in view.inputs(node)]
         pieces = [p for p in found if p is not None]
         if len(pieces) < 2 or len(pieces) < len(found):
             state.fail("what it stacks are not pieces, or it is but one", node)
@@ -99,25 +97,17 @@ class _PieceOfPiece:
     def find(self, state: State, node: Node) -> Match | None:
         view = state.view
         x = view.inputs(node)[0]
-        inner = _piece(view, x)
+        inner = piece_of(view, x)
         if inner is None or (node.op, inner[2].op) == ("slice", "slice"):
             state.fail("it cuts no piece of something", node)
             return None
-        cuts = [_piece(view, v) for v in node.outputs]
+        cuts = [piece_of(view, v) for v in node.outputs]
         if any(cut is None for cut in cuts):
             state.fail("its sizes are not known, or it is sharded", node)
             return None
         source, below, maker = inner
-        info = {"cuts": tuple(_both(below, cut[1]) for cut in cuts if cut is not None)}
+        info = {"cuts": tuple(bounds_within(below, cut[1]) for cut in cuts if cut is not None)}
         return Match(view, node, {"x": source}, {}, (maker,), info)
-
-
-def _both(below: Bounds, above: Bounds) -> tuple[tuple[int, int, int], ...]:
-    """The bounds of a piece of a piece."""
-    return tuple(
-        (a + s * start, a + s * (limit - 1) + 1, s * t) if limit > start else (0, 0, 1)
-        for (a, _, s), (start, limit, t) in zip(below, above, strict=True)
-    )
 
 
 def _pieces(x: Any, *, match: Match) -> Any:

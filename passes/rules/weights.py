@@ -29,6 +29,7 @@ __all__ = [
     "bias_shape",
     "input_axes",
     "operands_of",
+    "placed",
     "rebind",
     "scale_inputs",
     "scale_outputs",
@@ -155,9 +156,7 @@ def shift_through(node: Node, w: Any, shift: Any) -> Any:
 
 def _times(w: Any, factor: Any, axes: Sequence[int]) -> Any:
     """``w * factor``, whose axes are ``axes`` of w in this order, in the wider dtype and back."""
-    rising = sorted(range(len(axes)), key=lambda i: axes[i])
-    factor = lax.transpose(factor, rising)
-    spread = lax.broadcast_in_dim(factor, w.shape, sorted(axes))
+    spread = placed(factor, axes, w.shape)
     return as_type(lax.mul(as_type(w, factor.dtype), spread), w.dtype)
 
 
@@ -218,6 +217,11 @@ def along(base: Any, varies: Sequence[int], axes: Sequence[int], shape: Any, dty
     bare = tuple(shape[p] for p in places)
     if x.shape != bare:  # a reshape of a number to itself would be an operation
         x = lax.reshape(x, bare)
+    return placed(x, places, shape)
+
+
+def placed(x: Any, places: Sequence[int], shape: Sequence[Any]) -> Any:
+    """``x`` over all of ``shape``, its axis ``i`` at ``places[i]``."""
     x = lax.transpose(x, sorted(range(len(places)), key=lambda i: places[i]))
     return lax.broadcast_in_dim(x, tuple(shape), sorted(places))
 

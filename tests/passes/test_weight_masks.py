@@ -11,6 +11,7 @@ import pytest
 import recurrent_frameworks
 from jax import lax
 from sklearn.datasets import load_digits
+from small_cnn import PARAMS, X, model
 
 import jaxpress as jp
 from helpers import array, assert_close, conv
@@ -23,15 +24,6 @@ from jaxpress.passes import (
     magnitude_mask,
     maskable_weights,
 )
-
-X = array(2, 6, 6, 3)
-PARAMS = {"conv": array(3, 3, 3, 8), "hidden": array(288, 12), "out": array(12, 4)}
-
-
-def model(p, x):
-    y = jax.nn.relu(conv(x, p["conv"]))
-    y = y.reshape(y.shape[0], -1) @ p["hidden"]
-    return jax.nn.relu(y) @ p["out"]
 
 
 def by_hand(fn, keep):

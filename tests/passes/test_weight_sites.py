@@ -6,21 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from small_cnn import PARAMS, X, model
 
 import jaxpress as jp
-from helpers import array, assert_close, conv
+from helpers import array, assert_close
 from jaxpress import nnops
 from jaxpress.capture import PassError, trace
 from jaxpress.passes import insert_weight_masks, magnitude_mask, maskable_weights
-
-X = array(2, 6, 6, 3)
-PARAMS = {"conv": array(3, 3, 3, 8), "hidden": array(288, 12), "out": array(12, 4)}
-
-
-def model(p, x):
-    y = jax.nn.relu(conv(x, p["conv"]))
-    y = y.reshape(y.shape[0], -1) @ p["hidden"]
-    return jax.nn.relu(y) @ p["out"]
 
 
 def test_a_gradient_by_unmasked_weights_is_refused_one_by_data_is_masked() -> None:
